@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change goes in. Ends with go test's own lines.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+ci/partners.sh
+
+unformatted=$(find . -name '*.go' -not -path './node_modules/*' -exec gofmt -l {} +)
+if [ -n "$unformatted" ]; then
+  printf 'not formatted; run gofmt -w on:\n%s\n' "$unformatted" >&2
+  exit 1
+fi
+
+# With -race here too, vet and test share one build of every dependency;
+# and as vet has then seen it all, the tests need not vet again.
+go vet -race ./...
+exec go test -race -vet=off -timeout 4m ./...

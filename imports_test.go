@@ -1,0 +1,135 @@
+package fanfare_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// house is the arrow of imports: which of our rooms a room may import, and
+// which modules from outside. Test files may import more. A new package gets
+// its line here first; "." is the package fanfare itself.
+var house = map[string]struct{ ours, outside string }{
+	"internal/frame":     {"", ""},
+	"internal/handshake": {"", ""},
+	"internal/stream":    {"internal/frame", ""},
+	"broker":             {"", ""},
+	"broker/brokertest":  {"broker", ""},
+	"internal/feed":      {"broker", ""},
+	"web":                {"", ""},
+
+	".": {"broker internal/feed internal/frame internal/handshake internal/stream web", ""},
+
+	"websocket":         {"internal/frame internal/handshake", "golang.org/x/net"},
+	"internal/terminal": {"websocket", "charm.land/bubbletea/v2 charm.land/bubbles/v2 charm.land/lipgloss/v2 github.com/charmbracelet/x/ansi"},
+
+	"cmd/fanfare":         {". websocket internal/terminal", "github.com/spf13/cobra github.com/spf13/pflag golang.org/x/term"},
+	"examples/embed":      {".", ""},
+	"internal/echoserver": {"websocket", ""},
+	"internal/echoclient": {"websocket", ""},
+	"internal/partner":    {"", ""},
+}
+
+func TestImports(t *testing.T) {
+	for room, files := range rooms(t) {
+		may, known := house[room]
+		if !known {
+			t.Errorf("package %s has no line in the table of imports_test.go: add one that says what it may import", room)
+			continue
+		}
+		ours, outside := strings.Fields(may.ours), strings.Fields(may.outside)
+		for name, file := range files {
+			if strings.HasSuffix(name, "_test.go") {
+				continue
+			}
+			for _, spec := range file.Imports {
+				imported, _ := strconv.Unquote(spec.Path.Value)
+				switch first, _, _ := strings.Cut(imported, "/"); {
+				case first == "fanfare":
+					neighbour := "." + strings.TrimPrefix(imported, "fanfare")
+					if neighbour = path.Clean(neighbour); !slices.Contains(ours, neighbour) {
+						t.Errorf("%s imports our %s, and imports_test.go allows it only: %s", name, neighbour, list(ours))
+					}
+				case strings.Contains(first, "."):
+					if !slices.ContainsFunc(outside, func(module string) bool { return within(imported, module) }) {
+						t.Errorf("%s imports %s, and imports_test.go allows from outside only: %s", name, imported, list(outside))
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestEveryPackageHasAComment(t *testing.T) {
+	for room, files := range rooms(t) {
+		code, said := false, false
+		for name, file := range files {
+			if !strings.HasSuffix(name, "_test.go") {
+				code, said = true, said || file.Doc.Text() != ""
+			}
+		}
+		if code && !said {
+			t.Errorf("package %s has no package comment: say what it is for, in a sentence or a page", room)
+		}
+	}
+}
+
+// rooms parses every Go file of the module, whatever its build tags, by the
+// directory it lies in ("." for the top) and its path from the top.
+func rooms(t *testing.T) map[string]map[string]*ast.File {
+	t.Helper()
+	found := map[string]map[string]*ast.File{}
+	err := filepath.WalkDir(".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			base := d.Name()
+			if name != "." && (base == "testdata" || base == "node_modules" || base[0] == '.' || base[0] == '_') {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(name, ".go") {
+			return nil
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments|parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		room := filepath.ToSlash(filepath.Dir(name))
+		if found[room] == nil {
+			found[room] = map[string]*ast.File{}
+		}
+		found[room][filepath.ToSlash(name)] = file
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found["internal/frame"] == nil {
+		dir, _ := os.Getwd()
+		t.Fatalf("internal/frame is not under %s: this test must run at the module's top", dir)
+	}
+	return found
+}
+
+// within reports whether a package belongs to a module, or is below a path.
+func within(pkg, module string) bool {
+	return pkg == module || strings.HasPrefix(pkg, module+"/")
+}
+
+func list(names []string) string {
+	if len(names) == 0 {
+		return "nothing"
+	}
+	return strings.Join(names, ", ")
+}
