@@ -1,0 +1,157 @@
+// Package broker is the contract between a Fanfare server and whatever orders
+// and keeps its messages, and the broker that is there without any setup:
+// [Memory].
+//
+// A broker gives each message its [Position], keeps a channel's history, and
+// delivers messages to every server that declared interest in the channel.
+// The law of the contract is the test kit in brokertest: what passes it is a
+// broker.
+//
+// # What a broker promises
+//
+// Within one channel every server is delivered the same messages in the same
+// order, and positions grow in that order. A message is in history before its
+// publisher is told so. From [Broker.Subscribe]'s answer on no message is
+// missing: everything after the position it names is delivered.
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// ErrClosed is what a publish, a subscription or a look into history gets
+// from a broker that was closed.
+var ErrClosed = errors.New("broker: closed")
+
+// A Position is a place in a channel: right after the message that carries
+// it. The zero Position stands before the oldest message kept.
+type Position struct {
+	// Epoch changes when a channel's history was lost; offsets of two epochs
+	// cannot be compared. Never zero in a position that a broker gave.
+	Epoch uint64
+	// Offset grows with each message of the channel, from 1, not necessarily by one.
+	Offset uint64
+}
+
+// IsZero reports whether p is the place before the oldest message kept.
+func (p Position) IsZero() bool { return p == Position{} }
+
+// String returns "epoch-offset", both decimal; "0" for the zero Position.
+func (p Position) String() string { return string(p.Append(nil)) }
+
+// Append appends what String returns to b.
+func (p Position) Append(b []byte) []byte {
+	if p.IsZero() {
+		return append(b, '0')
+	}
+	b = strconv.AppendUint(b, p.Epoch, 10)
+	b = append(b, '-')
+	return strconv.AppendUint(b, p.Offset, 10)
+}
+
+// ParsePosition reads what [Position.String] wrote.
+func ParsePosition(s string) (Position, error) {
+	if s == "0" {
+		return Position{}, nil
+	}
+	epoch, offset, ok := strings.Cut(s, "-")
+	e, err1 := strconv.ParseUint(epoch, 10, 64)
+	o, err2 := strconv.ParseUint(offset, 10, 64)
+	p := Position{e, o}
+	// The round trip refuses signs, leading zeros and whatever else has two spellings.
+	if !ok || err1 != nil || err2 != nil || e == 0 || p.String() != s {
+		return Position{}, fmt.Errorf("%.40q is no position: it is written epoch-offset, as in 1763800000000-42, and 0 means the oldest message kept", s)
+	}
+	return p, nil
+}
+
+// A Message is one publication. Once it was given to [Broker.Publish] nobody
+// changes it but the broker, which fills in Position, Prev and Time; once it
+// was delivered nobody changes it at all, and all share it.
+type Message struct {
+	Channel  string
+	Position Position
+	Prev     uint64    // offset of the message before it in the channel, same epoch; 0: none
+	Time     time.Time // when the broker took it
+	Sender   string    // who says so; empty: nobody in particular
+	Key      string    // what it is the newest value of; empty: nothing
+	Binary   bool      // Payload is any bytes; otherwise it is UTF-8
+	Payload  []byte
+}
+
+// Size is what the message counts for against limits in bytes.
+func (m *Message) Size() int {
+	return len(m.Payload) + len(m.Sender) + len(m.Key) + messageOverhead
+}
+
+// messageOverhead is what a message costs besides its strings, so that empty
+// messages are not free.
+const messageOverhead = 128
+
+// A Query asks for a part of a channel's history.
+type Query struct {
+	// Since: only messages after it. Zero: from the oldest kept.
+	Since Position
+	// Limit: at most so many. Zero: all.
+	Limit int
+	// Tail: the newest Limit of them instead of the oldest.
+	Tail bool
+}
+
+// A Page is a part of a channel's history, oldest message first.
+type Page struct {
+	Messages []*Message
+	// Position is where reading goes on: that of the last message here, or,
+	// without one, that of the newest in the channel.
+	Position Position
+	// Gap: messages after Query.Since are no longer kept, or its epoch is not
+	// the channel's, or it names a message that never was. Messages then
+	// begin with the oldest kept. A zero Since has no gap.
+	Gap bool
+	// Missed is how many messages the gap lost, where that is known; otherwise 0.
+	Missed uint64
+	// More: the limit left newer messages out.
+	More bool
+}
+
+// A Broker orders, keeps and carries messages. All methods may be called from
+// any goroutine.
+type Broker interface {
+	// Start is called once, before anything else. From then on deliver is
+	// called with every message of the channels in which Subscribe declared
+	// interest: in order, and for one channel never twice at once. deliver
+	// does not block, and does not call the broker.
+	Start(deliver func(*Message)) error
+
+	// Publish takes a message, of which Channel, Sender, Key, Binary and
+	// Payload are set, and does not wait. done is called exactly once, maybe
+	// before Publish returns, maybe on another goroutine: with the position
+	// when the message is in history as durably as the broker promises, or
+	// with the error when it is not known to be. done does not block.
+	// Messages published to a channel one after the other, by one goroutine,
+	// keep that order.
+	Publish(m *Message, done func(Position, error))
+
+	// History answers a query about a channel. A channel that nobody ever
+	// published to is empty, not an error.
+	History(ctx context.Context, channel string, q Query) (Page, error)
+
+	// Subscribe declares this server's interest in a channel and answers with
+	// the position of the channel's newest message: everything after it will
+	// be delivered. A second call for the same channel is an error of the
+	// caller's and may panic.
+	Subscribe(ctx context.Context, channel string) (Position, error)
+
+	// Unsubscribe ends the interest. A message that is on its way may still
+	// be delivered.
+	Unsubscribe(channel string)
+
+	// Close ends the broker. Publishes that were taken are completed or
+	// failed before it returns; afterwards everything answers ErrClosed.
+	Close() error
+}
