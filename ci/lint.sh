@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.8.2
-govulncheck=golang.org/x/vuln/cmd/govulncheck@v1.9.0
+govulncheck=golang.org/x/vuln/cmd/govulncheck@v1.8.0
 
 go vet ./...
 if command -v golangci-lint >/dev/null; then
@@ -15,7 +15,12 @@ else
   go run "$staticcheck" ./...
 fi
 
-if ! go run "$govulncheck" ./...; then
-  if [ "${CI:-}" = true ]; then exit 1; fi
-  echo "govulncheck did not pass, see above. If its database could not be reached, nothing was checked." >&2
-fi
+# Installed for the moment only: "go run" hides the exit code, and that tells
+# what was found (3) from what could not be looked up (1).
+bin=$(mktemp -d)
+trap 'rm -rf "$bin"' EXIT
+GOBIN=$bin go install "$govulncheck"
+code=0
+"$bin/govulncheck" ./... || code=$?
+if [ $code = 3 ] || { [ $code != 0 ] && [ "${CI:-}" = true ]; }; then exit 1; fi
+[ $code = 0 ] || echo "known vulnerabilities were NOT checked: the database gave no answer" >&2
