@@ -95,8 +95,8 @@ func (e *Error) Error() string { return fmt.Sprintf("%d %s: %s", e.Code, e.Code,
 
 // AppendClose appends the payload of a close frame to dst: code and reason,
 // or nothing for [NoStatus]. A code that must not be sent becomes
-// [InternalError]; a reason that is not UTF-8 loses what is not, and one that
-// is too long is cut at a character's end.
+// [InternalError]; bytes of the reason that are not UTF-8 become U+FFFD, and
+// a reason that is too long is cut at a character's end.
 func AppendClose(dst []byte, code Code, reason string) []byte {
 	if code == NoStatus {
 		return dst

@@ -20,10 +20,10 @@ type Rules struct {
 	Compressed bool
 }
 
-// fragmentCost is what one frame of a message weighs besides its bytes. All
-// frames of one message together may weigh Limit, so that a million empty
-// fragments end as early as a million bytes do, while a large limit permits
-// many small fragments.
+// fragmentCost is what one frame of a message weighs, in bytes. All frames of
+// one message together may weigh Limit, whatever they carry, so that a flood of
+// empty fragments ends too (at the 16,384th for 1 MiB), while a large limit
+// permits many small fragments.
 const fragmentCost = 64
 
 // minFragments is what a message may always have, however small the limit.
@@ -36,8 +36,10 @@ type Frame struct {
 	First  bool // the first frame of a message; always true for control frames
 	Fin    bool // the last frame of a message; always true for control frames
 	Rsv1   bool // the message is compressed; set on its first frame
-	// Payload is valid until the handler returns. Text has been checked as
-	// UTF-8 up to a character that the cut between two fragments may tear.
+	// Payload is valid until the handler returns. Its capacity ends where it
+	// ends, so that appending to it does not write into the next frame. Text
+	// has been checked as UTF-8, up to a character that the cut between two
+	// fragments may tear.
 	Payload []byte
 }
 
@@ -98,7 +100,7 @@ func (p *Parser) Push(b []byte, rules *Rules, h Handler) error {
 			}
 		}
 		n := min(int64(len(b)), p.frame.Length-p.got)
-		done, err := p.takePayload(b[:n], h)
+		done, err := p.takePayload(b[:n:n], h)
 		if err != nil {
 			return p.fail(err)
 		}
@@ -237,8 +239,12 @@ func (p *Parser) checkLength(rules *Rules) (int64, error) {
 	if length > rules.Limit-p.size {
 		return 0, &Error{MessageTooBig, fmt.Sprintf("a message may have %d bytes", rules.Limit)}
 	}
-	if n := p.fragments + 1; n > minFragments && n > rules.Limit/fragmentCost {
-		return 0, &Error{MessageTooBig, fmt.Sprintf("a message may come in %d fragments", max(minFragments, rules.Limit/fragmentCost))}
+	fragments := p.fragments + 1
+	if p.header[0]&finBit == 0 {
+		fragments++ // at least one more must follow
+	}
+	if most := max(minFragments, rules.Limit/fragmentCost); fragments > most {
+		return 0, &Error{MessageTooBig, fmt.Sprintf("a message may come in %d fragments", most)}
 	}
 	return length, nil
 }
@@ -304,7 +310,7 @@ func (p *Parser) takePayload(b []byte, h Handler) (bool, error) {
 // us set aside a megabyte.
 func (p *Parser) keep(b []byte) {
 	if need := len(p.torn) + len(b); need > cap(p.torn) {
-		room := min(max(2*cap(p.torn), need, 512), int(p.frame.Length))
+		room := int(min(int64(max(2*cap(p.torn), need, 512)), p.frame.Length))
 		p.torn = append(make([]byte, 0, room), p.torn...)
 	}
 	p.torn = append(p.torn, b...)

@@ -2,14 +2,6 @@ package frame
 
 import "testing"
 
-type collect struct{ frames []Frame }
-
-func (c *collect) Frame(f Frame) error {
-	f.Payload = append([]byte(nil), f.Payload...)
-	c.frames = append(c.frames, f)
-	return nil
-}
-
 // One conversation, cut at every place, is always the same frames.
 func TestParserAnyCut(t *testing.T) {
 	key := [4]byte{1, 2, 3, 4}
