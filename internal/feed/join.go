@@ -1,0 +1,70 @@
+package feed
+
+import "sync/atomic"
+
+// Joiner joins the bytes of messages that stand one after the other, once for
+// all readers that stand before them. The zero value is ready; it is safe for
+// concurrent use. Whoever owns it calls Reset when a round of writing is over,
+// since what it remembers stays in memory.
+type Joiner struct {
+	slots [16]atomic.Pointer[joined]
+}
+
+// joined is the result of one join.
+type joined struct {
+	form     *Form
+	from, to *Entry // from is the entry before the first; to is the last
+	count    int
+	bytes    []byte
+}
+
+// batch returns the bytes of the entries after from, up to limit bytes but at
+// least one entry, how many they are, and the last of them; nil without one.
+func (j *Joiner) batch(from *Entry, form *Form, limit int) ([]byte, int, *Entry) {
+	first := from.next.Load()
+	for first != nil && first.silent() {
+		from, first = first, first.next.Load()
+	}
+	if first == nil {
+		return nil, 0, from
+	}
+	if first.next.Load() == nil {
+		return first.in(form), 1, first
+	}
+	slot := &j.slots[uint64(from.seq)%uint64(len(j.slots))]
+	if s := slot.Load(); s != nil && s.from == from && s.form == form && len(s.bytes) <= limit {
+		return s.bytes, s.count, s.to
+	}
+	total, count := 0, 0
+	last := from
+	for e := first; e != nil && !e.silent(); e = e.next.Load() {
+		n := len(e.in(form))
+		if count > 0 && total+n > limit {
+			break
+		}
+		total += n
+		count++
+		last = e
+	}
+	if count == 1 {
+		return first.in(form), 1, first
+	}
+	bytes := make([]byte, 0, total)
+	for e := first; ; e = e.next.Load() {
+		bytes = append(bytes, e.in(form)...)
+		if e == last {
+			break
+		}
+	}
+	slot.Store(&joined{form, from, last, count, bytes})
+	return bytes, count, last
+}
+
+// Reset forgets what was joined.
+func (j *Joiner) Reset() {
+	for i := range j.slots {
+		if j.slots[i].Load() != nil {
+			j.slots[i].Store(nil)
+		}
+	}
+}

@@ -1,0 +1,70 @@
+package feed
+
+import (
+	"cmp"
+	"container/list"
+	"slices"
+)
+
+// maxKeys is for how many keys a feed remembers the newest message. The key
+// that was silent longest is forgotten first.
+const maxKeys = 4096
+
+// latest is the newest message for each key. It keeps contents, not entries:
+// an entry for a key that fell silent would keep all that came after it.
+type latest struct {
+	byKey map[string]*list.Element // of keyed; nil until a key is seen
+	byAge list.List                // its elements, longest silent first
+	bytes int64                    // of the messages
+
+	keyless keyed // the newest message without a key
+}
+
+type keyed struct {
+	*content
+	seq int64
+}
+
+// put notes e as the newest for its key. maxBytes is what all of them may
+// weigh; 0: anything.
+func (l *latest) put(e *Entry, maxBytes int64) {
+	if e.msg.Key == "" {
+		l.keyless = keyed{e.content, e.seq}
+		return
+	}
+	if l.byKey == nil {
+		l.byKey = make(map[string]*list.Element)
+	}
+	if el := l.byKey[e.msg.Key]; el != nil {
+		l.drop(el)
+	}
+	l.byKey[e.msg.Key] = l.byAge.PushBack(keyed{e.content, e.seq})
+	l.bytes += int64(e.msg.Size())
+	for len(l.byKey) > maxKeys || maxBytes > 0 && l.bytes > maxBytes && len(l.byKey) > 1 {
+		l.drop(l.byAge.Front())
+	}
+}
+
+func (l *latest) drop(el *list.Element) {
+	k := l.byAge.Remove(el).(keyed)
+	l.bytes -= int64(k.msg.Size())
+	delete(l.byKey, k.msg.Key)
+}
+
+// since returns the newest message for each key, and without one, among those
+// after offset, in the feed's order.
+func (l *latest) since(offset uint64) []keyed {
+	var found []keyed
+	for el := l.byAge.Back(); el != nil; el = el.Prev() {
+		k := el.Value.(keyed)
+		if k.msg.Position.Offset <= offset {
+			break
+		}
+		found = append(found, k)
+	}
+	if k := l.keyless; k.content != nil && k.msg.Position.Offset > offset {
+		found = append(found, k)
+	}
+	slices.SortFunc(found, func(a, b keyed) int { return cmp.Compare(a.seq, b.seq) })
+	return found
+}
