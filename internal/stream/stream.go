@@ -1,0 +1,439 @@
+// Package stream is the portable transport: it moves a session's bytes over
+// any net.Conn, on any system, TLS or not.
+//
+// A goroutine reads for as long as the connection lives; a goroutine that
+// writes lives only while there is something to write. Every write has a
+// deadline.
+//
+// # The door
+//
+// A transport knows nothing of WebSocket, channels or feeds. It sees a
+// [Session]: bytes in, bytes out, a tick for time, and the end. The session
+// sees a [Conn]: wake me, end me, and the [Loop] where work for many sessions
+// is done. Whoever writes another transport has these three to offer.
+//
+// # Two ways to hurt yourself
+//
+// A session's methods must not block: Receive is the connection's reading,
+// Next its writing, Tick everybody's clock. And what Next returned is written
+// as it is, later: it must not change.
+package stream
+
+import (
+	"errors"
+	"net"
+	"os"
+	"sync"
+	"time"
+)
+
+// A Session is what a connection serves. Receive is called by one goroutine,
+// Next by another, Tick by a third, each never twice at once; Gone is the last
+// call of all.
+type Session interface {
+	// Receive takes bytes that arrived, and may change them until it returns.
+	// It reports whether the session wants more; if not, what still arrives is
+	// read and thrown away, so that the peer can read our last words in peace.
+	Receive(b []byte) bool
+	// Next returns what to write now; nothing if there is nothing until Wake
+	// is called. last says that nothing will follow these bytes: the transport
+	// ends its direction of the connection, and, when the peer ended its own
+	// or CloseTimeout passed, all of it.
+	Next() (b []byte, last bool)
+	// LastWords returns what is still to be said when the peer took nothing for
+	// WriteTimeout, or the connection is being ended. It is written behind what
+	// was begun if that is possible without waiting.
+	LastWords(err error) []byte
+	// Tick is called about every Options.Tick.
+	Tick()
+	// Gone says that the connection is over, and why: io.EOF when the peer
+	// ended it, the error given to End, or the network's. Nothing of it is
+	// left then.
+	Gone(err error)
+}
+
+// Options are a transport's settings. All are needed.
+type Options struct {
+	Tick         time.Duration // between two calls of Session.Tick
+	WriteTimeout time.Duration // how long a peer may take nothing
+	CloseTimeout time.Duration // how long a peer may take to end its direction after we ended ours
+	Loops        int           // how many Loops
+}
+
+// ErrWriteTimeout is the end of a connection whose peer took nothing for WriteTimeout.
+var ErrWriteTimeout = errors.New("stream: the peer took no byte within the write timeout")
+
+// ErrClosed is the end of the connections that a transport had when it was closed.
+var ErrClosed = errors.New("stream: transport closed")
+
+// A Transport serves connections. Its methods may be called from any goroutine.
+type Transport struct {
+	opts  Options // static
+	loops []*Loop // static
+
+	mu     sync.Mutex // guards the following
+	conns  map[*Conn]struct{}
+	next   int         // the loop of the next connection
+	ticker *time.Timer // nil while there are no connections
+	closed bool
+	ends   sync.WaitGroup // one for each connection; Add under mu
+}
+
+// New returns a transport.
+func New(o Options) *Transport {
+	t := &Transport{opts: o, conns: make(map[*Conn]struct{})}
+	for range max(1, o.Loops) {
+		t.loops = append(t.loops, new(Loop))
+	}
+	return t
+}
+
+// Loops returns the transport's loops; the same slice each time.
+func (t *Transport) Loops() []*Loop { return t.loops }
+
+// Accept takes over nc, of which early was read already. The connection can be
+// woken at once, but nothing is read, written or told before Start, which must
+// follow. After Close, Accept returns ErrClosed and nc is the caller's still.
+func (t *Transport) Accept(nc net.Conn, early []byte) (*Conn, error) {
+	c := &Conn{nc: nc, early: early, transport: t}
+	c.idle.L = &c.mu
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return nil, ErrClosed
+	}
+	c.loop = t.loops[t.next%len(t.loops)]
+	t.next++
+	t.conns[c] = struct{}{}
+	t.ends.Add(1)
+	if t.ticker == nil {
+		t.ticker = time.AfterFunc(t.opts.Tick, t.tick)
+	}
+	return c, nil
+}
+
+// Close ends all connections with ErrClosed and waits until they are gone.
+func (t *Transport) Close() {
+	t.mu.Lock()
+	t.closed = true
+	conns := t.snapshot()
+	if t.ticker != nil {
+		t.ticker.Stop()
+	}
+	t.mu.Unlock()
+	for _, c := range conns {
+		c.End(ErrClosed)
+	}
+	t.ends.Wait()
+}
+
+func (t *Transport) snapshot() []*Conn {
+	conns := make([]*Conn, 0, len(t.conns))
+	for c := range t.conns {
+		conns = append(conns, c)
+	}
+	return conns
+}
+
+func (t *Transport) tick() {
+	t.mu.Lock()
+	if t.closed {
+		t.mu.Unlock()
+		return
+	}
+	if len(t.conns) == 0 {
+		t.ticker = nil
+		t.mu.Unlock()
+		return
+	}
+	conns := t.snapshot()
+	t.mu.Unlock()
+	for _, c := range conns {
+		c.tick()
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.closed {
+		t.ticker.Reset(t.opts.Tick)
+	}
+}
+
+func (t *Transport) forget(c *Conn) {
+	t.mu.Lock()
+	delete(t.conns, c)
+	t.mu.Unlock()
+	t.ends.Done()
+}
+
+// A Task is work for the sessions of one loop.
+type Task interface{ Run() }
+
+// A Loop runs tasks one after the other. Each connection belongs to one for
+// good, so that what concerns many connections can be done by several loops
+// at once without meeting.
+type Loop struct {
+	mu      sync.Mutex // guards the following
+	queue   []Task
+	running bool
+}
+
+// Post has t run soon. It does not wait. May be called from any goroutine.
+func (l *Loop) Post(t Task) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.queue = append(l.queue, t)
+	if !l.running {
+		l.running = true
+		go l.run()
+	}
+}
+
+func (l *Loop) run() {
+	for {
+		l.mu.Lock()
+		tasks := l.queue
+		l.queue = nil
+		if len(tasks) == 0 {
+			l.running = false
+			l.mu.Unlock()
+			return
+		}
+		l.mu.Unlock()
+		for _, t := range tasks {
+			t.Run()
+		}
+	}
+}
+
+// A Conn is a session's connection. Its methods may be called from any goroutine.
+type Conn struct {
+	nc        net.Conn   // static
+	transport *Transport // static
+	loop      *Loop      // static
+	session   Session    // static after Start
+	early     []byte     // what was read before Accept; the reading goroutine's
+
+	mu      sync.Mutex // guards the following
+	started bool
+	idle    sync.Cond  // signalled when writing ends
+	writing bool       // a goroutine writes
+	again   bool       // Wake was called meanwhile
+	over    bool       // no goroutine may start writing any more
+	last    bool       // our direction is ended
+	cause   error      // why the connection is to end; nil as long as it is not
+}
+
+// Loop returns the loop that the connection belongs to.
+func (c *Conn) Loop() *Loop { return c.loop }
+
+// Wake says that Next has something to give. It reports whether a write is
+// under way, which then goes on with it: when it takes long, the peer is slow.
+func (c *Conn) Wake() (busy bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.writing {
+		c.again = true
+		return true
+	}
+	switch {
+	case !c.started:
+		c.again = true
+	case !c.over:
+		c.writing = true
+		go c.write()
+	}
+	return false
+}
+
+// Start begins to serve s. It is called once.
+func (c *Conn) Start(s Session) {
+	tuneTCP(c.nc)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.session, c.started = s, true
+	go c.read()
+	if c.again {
+		c.again, c.writing = false, true
+		go c.write()
+	}
+}
+
+// End ends the connection at once; Gone will be told err. What the session
+// has as last words is tried, without waiting. A second call changes nothing.
+func (c *Conn) End(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cause != nil {
+		return
+	}
+	c.cause = err
+	c.nc.SetDeadline(time.Unix(1, 0)) // both goroutines stop waiting
+}
+
+func (c *Conn) tick() {
+	c.mu.Lock()
+	started := c.started
+	c.mu.Unlock()
+	if started {
+		c.session.Tick()
+	}
+}
+
+// The buffers to read into. A connection has a small one; while more than
+// that arrives at a time it borrows a big one.
+const (
+	smallBuffer = 2 << 10
+	bigBuffer   = 64 << 10
+)
+
+var bigBuffers = sync.Pool{New: func() any { b := make([]byte, bigBuffer); return &b }}
+
+// read is the connection's life.
+func (c *Conn) read() {
+	err := c.receive()
+	c.mu.Lock()
+	if c.cause == nil {
+		c.cause = err
+	}
+	c.nc.SetWriteDeadline(time.Unix(1, 0))
+	c.over = true
+	for c.writing {
+		c.idle.Wait()
+	}
+	last := c.last
+	err = c.cause
+	c.mu.Unlock()
+	if !last {
+		c.speakLast(nil, err)
+	}
+	c.nc.Close()
+	c.transport.forget(c)
+	c.session.Gone(err)
+}
+
+// receive reads until the connection fails or ends, and returns why.
+func (c *Conn) receive() error {
+	wanted := true
+	if len(c.early) > 0 {
+		wanted = c.session.Receive(c.early)
+		c.early = nil
+	}
+	small := make([]byte, smallBuffer)
+	var big *[]byte
+	for {
+		buf := small
+		if big != nil {
+			buf = *big
+		}
+		n, err := c.nc.Read(buf)
+		if n > 0 && wanted {
+			wanted = c.session.Receive(buf[:n])
+		}
+		if err != nil {
+			if big != nil {
+				bigBuffers.Put(big)
+			}
+			return err
+		}
+		switch {
+		case n == len(buf) && big == nil:
+			big = bigBuffers.Get().(*[]byte)
+		case n < smallBuffer && big != nil:
+			bigBuffers.Put(big)
+			big = nil
+		}
+	}
+}
+
+// write writes until there is nothing left to write.
+func (c *Conn) write() {
+	for {
+		rest, err := c.writeNext()
+		if err != nil {
+			c.speakLast(rest, err)
+		}
+		c.mu.Lock()
+		if err != nil {
+			c.over, c.last = true, true
+			if c.cause == nil {
+				c.cause = err
+				c.nc.SetReadDeadline(time.Unix(1, 0))
+			}
+		}
+		if !c.again || c.over {
+			c.writing = false
+			c.idle.Broadcast()
+			c.mu.Unlock()
+			return
+		}
+		c.again = false
+		c.mu.Unlock()
+	}
+}
+
+// writeNext writes all that the session has. On an error it returns what is
+// left of the bytes that were begun.
+func (c *Conn) writeNext() (rest []byte, err error) {
+	for {
+		b, last := c.session.Next()
+		if len(b) == 0 && !last {
+			return nil, nil
+		}
+		if rest, err := c.writeAll(b); err != nil {
+			return rest, err
+		}
+		if last {
+			c.endWriting()
+			return nil, nil
+		}
+	}
+}
+
+// chunk is how many bytes a peer must take within WriteTimeout.
+const chunk = 16 << 10
+
+func (c *Conn) writeAll(b []byte) (rest []byte, err error) {
+	for len(b) > 0 {
+		c.mu.Lock()
+		if c.cause != nil {
+			c.mu.Unlock()
+			return b, c.cause
+		}
+		c.nc.SetWriteDeadline(time.Now().Add(c.transport.opts.WriteTimeout))
+		c.mu.Unlock()
+		n, err := c.nc.Write(b[:min(len(b), chunk)])
+		b = b[n:]
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return b, ErrWriteTimeout
+		}
+		if err != nil {
+			return b, err
+		}
+	}
+	return nil, nil
+}
+
+// endWriting ends our direction, and gives the peer CloseTimeout to end its own.
+func (c *Conn) endWriting() {
+	if h, ok := c.nc.(interface{ CloseWrite() error }); ok {
+		h.CloseWrite()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.over, c.last = true, true
+	if c.cause == nil {
+		c.nc.SetReadDeadline(time.Now().Add(c.transport.opts.CloseTimeout))
+	}
+}
+
+// speakLast tries to write the rest of what was begun and the last words,
+// without waiting for the peer.
+func (c *Conn) speakLast(rest []byte, err error) {
+	words := c.session.LastWords(err)
+	if len(words) == 0 {
+		return
+	}
+	makeRoom(c.nc)
+	c.nc.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
+	c.nc.Write(append(append(make([]byte, 0, len(rest)+len(words)), rest...), words...))
+}

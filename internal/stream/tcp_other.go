@@ -1,0 +1,9 @@
+//go:build !linux
+
+package stream
+
+import "net"
+
+func tuneTCP(net.Conn) {}
+
+func makeRoom(net.Conn) {}
