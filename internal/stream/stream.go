@@ -215,12 +215,12 @@ type Conn struct {
 
 	mu      sync.Mutex // guards the following
 	started bool
-	idle    sync.Cond  // signalled when writing ends
-	writing bool       // a goroutine writes
-	again   bool       // Wake was called meanwhile
-	over    bool       // no goroutine may start writing any more
-	last    bool       // our direction is ended
-	cause   error      // why the connection is to end; nil as long as it is not
+	idle    sync.Cond // signalled when writing ends
+	writing bool      // a goroutine writes
+	again   bool      // Wake was called meanwhile
+	over    bool      // no goroutine may start writing any more
+	last    bool      // our direction is ended
+	cause   error     // why the connection is to end; nil as long as it is not
 }
 
 // Loop returns the loop that the connection belongs to.
