@@ -339,7 +339,7 @@ func TestPage(t *testing.T) {
 
 	// In a quiet tab one connection lasts: looked at again when the others are through.
 	quiet, began := newStage(t), time.Now()
-	bystander := open(t, quiet.URL + "/chat?name=alice")
+	bystander := open(t, quiet.URL+"/chat?name=alice")
 	bystander.online()
 	bystander.say("hello")
 	bystander.shows("> alice: hello")
@@ -347,7 +347,7 @@ func TestPage(t *testing.T) {
 	t.Run("missed while away", func(t *testing.T) {
 		s := newStage(t)
 		s.say("bob", "before")
-		b := open(t, s.URL + "/chat?name=alice&token=secret")
+		b := open(t, s.URL+"/chat?name=alice&token=secret")
 		b.online()
 		if first := <-s.opened; first["name"] != "alice" || first["since"] != "one-1" || first["token"] != "secret" {
 			t.Errorf("the first socket asks for %v", first)
@@ -376,7 +376,7 @@ func TestPage(t *testing.T) {
 	t.Run("history lost", func(t *testing.T) {
 		s := newStage(t)
 		s.say("bob", "hello")
-		b := open(t, s.URL + "/chat?name=alice")
+		b := open(t, s.URL+"/chat?name=alice")
 		b.online()
 		s.say("bob", "again")
 		b.shows("bob: hello", "bob: again")
@@ -387,7 +387,7 @@ func TestPage(t *testing.T) {
 
 	t.Run("history shorter than the absence", func(t *testing.T) {
 		s := newStage(t)
-		b := open(t, s.URL + "/chat?name=alice")
+		b := open(t, s.URL+"/chat?name=alice")
 		b.online()
 		for _, text := range []string{"a", "b", "c"} {
 			s.say("bob", text)
@@ -411,7 +411,7 @@ func TestPage(t *testing.T) {
 
 	t.Run("skipped by the server", func(t *testing.T) {
 		s := newStage(t)
-		b := open(t, s.URL + "/chat?name=alice")
+		b := open(t, s.URL+"/chat?name=alice")
 		b.online()
 		s.say("bob", "1")
 		s.whisper("bob", "2")
@@ -423,7 +423,7 @@ func TestPage(t *testing.T) {
 
 	t.Run("sent and never heard of", func(t *testing.T) {
 		s := newStage(t)
-		b := open(t, s.URL + "/chat?name=alice")
+		b := open(t, s.URL+"/chat?name=alice")
 		b.online()
 		s.set(&s.deaf, true)
 		b.say("is anybody there")
@@ -439,7 +439,7 @@ func TestPage(t *testing.T) {
 
 	t.Run("who spoke, told by history", func(t *testing.T) {
 		s := newStage(t)
-		b := open(t, s.URL + "/chat?name=alice")
+		b := open(t, s.URL+"/chat?name=alice")
 		b.online()
 		s.say("", "alice: it was not me")
 		s.say("carol", `{"type":"chat","content":"typed"}`)
@@ -460,7 +460,7 @@ func TestPage(t *testing.T) {
 		s.say(evil, evil+script)
 		s.say("bob", `{"type":"chat","content":"<b onclick=hacked()>bold</b>"}`)
 		s.say("bob", `{"type":"<i>x</i>","price":1}`)
-		b := open(t, s.URL + "/%3Cscript%3Ewindow.hacked=1%3C%2Fscript%3E?name=%3Cb%3Ealice")
+		b := open(t, s.URL+"/%3Cscript%3Ewindow.hacked=1%3C%2Fscript%3E?name=%3Cb%3Ealice")
 		b.online()
 		s.say(evil, script)
 		b.say("<b>mine</b>")
@@ -471,7 +471,7 @@ func TestPage(t *testing.T) {
 
 	t.Run("a flood", func(t *testing.T) {
 		s := newStage(t)
-		b := open(t, s.URL + "/chat?name=alice")
+		b := open(t, s.URL+"/chat?name=alice")
 		b.online()
 		for i := range 6000 {
 			s.say("bob", strconv.Itoa(i))
@@ -495,7 +495,7 @@ func TestPage(t *testing.T) {
 
 	t.Run("another channel under a prefix", func(t *testing.T) {
 		s := newStage(t)
-		b := open(t, s.URL + "/under/chat/general?name=alice")
+		b := open(t, s.URL+"/under/chat/general?name=alice")
 		b.online()
 		b.do(chromedp.Click(chromedp.CSS("#about")), chromedp.SendKeys(chromedp.CSS("#other"), "chat/größe & co?\r"))
 		b.until(`document.querySelector('#title').textContent === 'chat/größe & co?' && location.pathname.startsWith('/under/chat/gr')`)
