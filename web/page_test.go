@@ -24,12 +24,12 @@ import (
 // only. Its methods may be called from any goroutine.
 type stage struct {
 	*httptest.Server
-	mu       sync.Mutex
-	epoch    string
-	first    int // offset of history[0]
-	history  []message
-	sockets  map[*websocket.Conn]chan string
-	reads    int                 // of history
+	mu      sync.Mutex
+	epoch   string
+	first   int // offset of history[0]
+	history []message
+	sockets map[*websocket.Conn]chan string
+
 	refusing bool                // new sockets
 	deaf     bool                // what clients send is lost
 	opened   chan map[string]any // query settings of each socket, in order
@@ -38,7 +38,7 @@ type stage struct {
 type message struct {
 	Position string `json:"position"`
 	Time     string `json:"time"`
-	Sender   string `json:"sender"`
+	Sender   string `json:"sender,omitempty"`
 	Type     string `json:"type"`
 	Data     any    `json:"data"`
 }
@@ -78,16 +78,17 @@ func (s *stage) after(since string) ([]message, bool) {
 func (s *stage) page(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.reads++
 	limit, _ := strconv.Atoi(r.FormValue("limit"))
 	answer := struct {
 		Position string    `json:"position"`
 		Gap      bool      `json:"gap"`
+		More     bool      `json:"more"`
 		Messages []message `json:"messages"`
 	}{Position: fmt.Sprintf("%s-%d", s.epoch, s.first+len(s.history)-1), Messages: []message{}}
 	found := s.history
 	if since := r.FormValue("since"); since != "" {
 		found, answer.Gap = s.after(since)
+		answer.More = len(found) > limit
 		found = found[:min(limit, len(found))]
 	} else {
 		found = found[max(0, len(found)-limit):]
