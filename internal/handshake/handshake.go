@@ -70,7 +70,7 @@ func (r *Refusal) Answer(w http.ResponseWriter) {
 }
 
 // IsUpgrade reports whether the request asks to become a WebSocket, well or badly.
-func IsUpgrade(r *http.Request) bool { return hasToken(r.Header["Upgrade"], "websocket") }
+func IsUpgrade(r *http.Request) bool { return HasToken(r.Header["Upgrade"], "websocket") }
 
 // AcceptKey returns the answer to a Sec-WebSocket-Key (RFC 6455, section 4.2.2, item 5.4).
 func AcceptKey(key string) string {
@@ -110,7 +110,7 @@ func Check(r *http.Request, o *Options) (subprotocol string, err error) {
 		return "", &Refusal{http.StatusUpgradeRequired, "no_upgrade",
 			"this is a WebSocket endpoint and the request has no \"Upgrade: websocket\" header", upgradeRequired()}
 	}
-	if !hasToken(r.Header["Connection"], "upgrade") {
+	if !HasToken(r.Header["Connection"], "upgrade") {
 		return "", &Refusal{http.StatusUpgradeRequired, "no_upgrade",
 			"the request has no \"Connection: Upgrade\" header; a proxy between must pass on Connection and Upgrade", upgradeRequired()}
 	}
@@ -127,7 +127,7 @@ func Check(r *http.Request, o *Options) (subprotocol string, err error) {
 		return "", &Refusal{http.StatusBadRequest, "bad_body",
 			"a request for a WebSocket must not have a body", nil}
 	}
-	if refusal := checkOrigin(r, o.Origins); refusal != nil {
+	if refusal := CheckOrigin(r, o.Origins); refusal != nil {
 		return "", refusal
 	}
 	return choose(r.Header["Sec-Websocket-Protocol"], o.Subprotocols), nil
@@ -162,9 +162,9 @@ func choose(offered, ours []string) string {
 	return ours[best]
 }
 
-// hasToken reports whether the comma-separated lists hold the token, in
-// either case, with or without a version ("websocket/13").
-func hasToken(lists []string, token string) bool {
+// HasToken reports whether the comma-separated lists, the values of a header,
+// hold the token, in either case, with or without a version ("websocket/13").
+func HasToken(lists []string, token string) bool {
 	for t := range tokens(lists) {
 		t, _, _ = strings.Cut(t, "/")
 		if strings.EqualFold(t, token) {

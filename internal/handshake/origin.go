@@ -8,14 +8,14 @@ import (
 	"strings"
 )
 
-// checkOrigin is what stands between us and other people's pages: a browser
+// CheckOrigin is what stands between us and other people's pages: a browser
 // sends its cookies along with a WebSocket to anywhere, and only the Origin
 // header tells whose page asked (RFC 6455, section 10.2).
 //
 // No Origin means no browser, and whoever is not a browser could have sent
 // any. "null" is the origin of sandboxed frames and files, which anyone can
 // make, so only "*" covers it.
-func checkOrigin(r *http.Request, allowed []string) *Refusal {
+func CheckOrigin(r *http.Request, allowed []string) *Refusal {
 	values := r.Header["Origin"]
 	if len(values) == 0 {
 		return nil

@@ -1,0 +1,125 @@
+package websocket
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+)
+
+// The defaults of [AcceptOptions] and [DialOptions].
+const (
+	defaultLimit            = 1 << 20
+	defaultQueue            = 16
+	defaultPingInterval     = 25 * time.Second
+	defaultPingTimeout      = 10 * time.Second
+	defaultWriteTimeout     = 10 * time.Second
+	defaultCloseTimeout     = 5 * time.Second
+	defaultHandshakeTimeout = 10 * time.Second
+)
+
+// AcceptOptions are a server's. Nil or zero gives good defaults.
+type AcceptOptions struct {
+	// Subprotocols that we speak, the one we like best first. When the client
+	// offers none of them, the connection has none; see [Conn.Subprotocol].
+	Subprotocols []string
+	// Origins of web pages that may connect besides those of this host: hosts
+	// ("*.example.com", "localhost:3000", as in path.Match) or scheme and host
+	// ("https://example.com"). "*" is every page, and then any web site may act
+	// with the cookies of whoever visits it. Programs that send no Origin are
+	// always let in: it protects people's browsers, not the server.
+	Origins []string
+
+	// Limit is the largest message accepted, in bytes; default 1 MiB. A larger
+	// one ends the connection with 1009. A connection may hold about twice that much.
+	Limit int64
+	// Queue is how many frames are read ahead of Read; default 16, never more
+	// than Limit bytes.
+	Queue int
+	// PingInterval of silence is followed by a ping; default 25 s, negative
+	// never. Most proxies cut what is silent for a minute.
+	PingInterval time.Duration
+	// PingTimeout is how long the peer may take to show a sign of life after
+	// that ping; default 10 s, negative for ever: then a peer that vanished is
+	// noticed only by writing.
+	PingTimeout time.Duration
+	// WriteTimeout is how long a write may make no progress before the
+	// connection counts as dead; default 10 s, negative for ever: then one
+	// frozen peer holds its writers as long as it likes.
+	WriteTimeout time.Duration
+	// CloseTimeout bounds the closing handshake, all of it; default 5 s.
+	CloseTimeout time.Duration
+}
+
+// DialOptions are a client's. Nil or zero gives good defaults.
+type DialOptions struct {
+	// Header goes out with the handshake. "Host" replaces the Host header; the
+	// handshake's own (Connection, Upgrade, Sec-WebSocket-…) cannot be set.
+	Header http.Header
+	// Subprotocols are offered to the server, the one we like best first.
+	Subprotocols []string
+	// Origin is what a browser would send as the page's origin. Default none.
+	Origin string
+	// TLSConfig for wss and https. Nil verifies the server against the system's authorities.
+	TLSConfig *tls.Config
+	// Proxy chooses a proxy for the request, whose URL has the scheme http or
+	// https; a nil URL is none. Default: HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the
+	// environment. Schemes: http, https, socks5 and socks5h (in both, the proxy
+	// resolves names). User and password come from the proxy's URL.
+	Proxy func(*http.Request) (*url.URL, error)
+	// Dial opens the connection to the server, or to its proxy, instead of a
+	// [net.Dialer]. The network is "tcp", or "unix" for ws+unix.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// HandshakeTimeout bounds all of Dial; default 10 s, negative for ever.
+	HandshakeTimeout time.Duration
+
+	// Limit is the largest message accepted, in bytes; default 1 MiB. A larger
+	// one ends the connection with 1009. A connection may hold about twice that much.
+	Limit int64
+	// Queue is how many frames are read ahead of Read; default 16, never more
+	// than Limit bytes.
+	Queue int
+	// PingInterval of silence is followed by a ping; default 25 s, negative
+	// never.
+	PingInterval time.Duration
+	// PingTimeout is how long the peer may take to show a sign of life after
+	// that ping; default 10 s, negative for ever.
+	PingTimeout time.Duration
+	// WriteTimeout is how long a write may make no progress before the
+	// connection counts as dead; default 10 s, negative for ever.
+	WriteTimeout time.Duration
+	// CloseTimeout bounds the closing handshake, all of it; default 5 s.
+	CloseTimeout time.Duration
+}
+
+// settings are what a Conn keeps of either.
+type settings struct {
+	limit        int64
+	queue        int
+	pingInterval time.Duration // not positive: never
+	pingTimeout  time.Duration // not positive: for ever
+	writeTimeout time.Duration // not positive: for ever
+	closeTimeout time.Duration
+}
+
+func (o *AcceptOptions) settings() settings {
+	return settings{o.Limit, o.Queue, o.PingInterval, o.PingTimeout, o.WriteTimeout, o.CloseTimeout}.withDefaults()
+}
+
+func (o *DialOptions) settings() settings {
+	return settings{o.Limit, o.Queue, o.PingInterval, o.PingTimeout, o.WriteTimeout, o.CloseTimeout}.withDefaults()
+}
+
+func (s settings) withDefaults() settings {
+	return settings{
+		limit:        cmp.Or(max(s.limit, 0), defaultLimit),
+		queue:        cmp.Or(max(s.queue, 0), defaultQueue),
+		pingInterval: cmp.Or(s.pingInterval, defaultPingInterval),
+		pingTimeout:  cmp.Or(s.pingTimeout, defaultPingTimeout),
+		writeTimeout: cmp.Or(s.writeTimeout, defaultWriteTimeout),
+		closeTimeout: cmp.Or(max(s.closeTimeout, 0), defaultCloseTimeout),
+	}
+}
