@@ -1,0 +1,163 @@
+package fanfare
+
+import (
+	"fmt"
+	"log/slog"
+	"runtime"
+	"time"
+
+	"fanfare/broker"
+	"fanfare/internal/feed"
+	"fanfare/internal/stream"
+)
+
+// A Policy is what becomes of a reader that lags too far behind.
+type Policy uint8
+
+const (
+	// CatchUp: it reads on from history as fast as it can, and is told of a
+	// gap only when history does not reach back to it.
+	CatchUp = Policy(feed.CatchUp)
+	// Skip: it goes on with the newest message, after being told how many it missed.
+	Skip = Policy(feed.Skip)
+	// Latest: it goes on with the newest message for each key, after being
+	// told how many it missed. For tickers and game state.
+	Latest = Policy(feed.Latest)
+	// Close: it is disconnected, with a code that invites it to come back.
+	Close = Policy(feed.Close)
+)
+
+// String returns the policy's name: catch-up, skip, latest or close.
+func (p Policy) String() string { return feed.Policy(p).String() }
+
+// Config says how a [Server] works. The zero value is a good server; each
+// field says its default.
+type Config struct {
+	// Broker orders and keeps the messages. Default: a [broker.Memory] with the
+	// History settings below, which then are not for the broker alone: they
+	// also say what this server keeps at hand of each channel that has
+	// subscribers. The server starts it and Shutdown closes it.
+	Broker broker.Broker
+
+	// History is how many messages of a channel are kept. Default 256;
+	// negative: none, and then nobody can resume.
+	History int
+	// HistoryAge is how long. Default one hour.
+	HistoryAge time.Duration
+	// HistoryBytes is how much of a channel. Default 1 MiB. A server whose
+	// clients may name channels at will holds up to this much for each
+	// channel in use.
+	HistoryBytes int
+
+	// MaxMessage is the largest message in bytes, over a WebSocket or as the
+	// body of a POST. Default 1 MiB. A client can make the server hold twice
+	// this much.
+	MaxMessage int
+
+	// Heartbeat is after how much silence a client is pinged. Default 25
+	// seconds: proxies tend to cut what is silent for 60.
+	Heartbeat time.Duration
+	// HeartbeatTimeout is how long after the ping something must have come
+	// back. Default 10 seconds.
+	HeartbeatTimeout time.Duration
+	// WriteTimeout is how long a client may take nothing of what is written to
+	// it. Default 10 seconds.
+	WriteTimeout time.Duration
+	// CloseTimeout is how long a client may take to answer a close. Default 5 seconds.
+	CloseTimeout time.Duration
+	// MessageTimeout is how long a client may take for one message, from its
+	// first byte to its last. Default one minute.
+	MessageTimeout time.Duration
+
+	// SlowReaders is what becomes of a client that lags more than MaxLag
+	// behind. Default CatchUp.
+	SlowReaders Policy
+	// MaxLag is how many bytes of messages a client may lag before SlowReaders
+	// applies. Default 1 MiB. This much may be kept in memory for the slowest
+	// client of a channel, besides history.
+	MaxLag int
+
+	// Origins are the web pages that may connect and publish besides those of
+	// this server's own host: "https://app.example.com", or a host pattern such
+	// as "*.example.com". "*" lets every page in: then any web site can act
+	// for whoever visits it. Requests without an Origin header, which are not
+	// a web page's, are not held to it.
+	Origins []string
+
+	// Logger gets one line for each connection's end (debug) and for what an
+	// operator should know. Default: slog.Default.
+	Logger *slog.Logger
+}
+
+// withDefaults returns c with its zero fields filled in, or an error that
+// names the field that makes no sense.
+func (c Config) withDefaults() (Config, error) {
+	for _, d := range []struct {
+		name  string
+		value *time.Duration
+		def   time.Duration
+	}{
+		{"HistoryAge", &c.HistoryAge, time.Hour},
+		{"Heartbeat", &c.Heartbeat, 25 * time.Second},
+		{"HeartbeatTimeout", &c.HeartbeatTimeout, 10 * time.Second},
+		{"WriteTimeout", &c.WriteTimeout, 10 * time.Second},
+		{"CloseTimeout", &c.CloseTimeout, 5 * time.Second},
+		{"MessageTimeout", &c.MessageTimeout, time.Minute},
+	} {
+		if *d.value < 0 {
+			return c, fmt.Errorf("fanfare: Config.%s is %v; it must be positive, or zero for the default of %v", d.name, *d.value, d.def)
+		}
+		if *d.value == 0 {
+			*d.value = d.def
+		}
+	}
+	for _, n := range []struct {
+		name  string
+		value *int
+		def   int
+	}{
+		{"HistoryBytes", &c.HistoryBytes, 1 << 20},
+		{"MaxMessage", &c.MaxMessage, 1 << 20},
+		{"MaxLag", &c.MaxLag, 1 << 20},
+	} {
+		if *n.value < 0 {
+			return c, fmt.Errorf("fanfare: Config.%s is %d; it must be positive, or zero for the default of %d", n.name, *n.value, n.def)
+		}
+		if *n.value == 0 {
+			*n.value = n.def
+		}
+	}
+	if c.History == 0 {
+		c.History = 256
+	}
+	if c.SlowReaders > Close {
+		return c, fmt.Errorf("fanfare: Config.SlowReaders is %d; it must be CatchUp, Skip, Latest or Close", c.SlowReaders)
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if c.Broker == nil {
+		c.Broker = broker.NewMemory(&broker.MemoryOptions{History: c.History, HistoryAge: c.HistoryAge, HistoryBytes: c.HistoryBytes})
+	}
+	return c, nil
+}
+
+func (c *Config) retention() feed.Retention {
+	return feed.Retention{Count: max(0, c.History), Age: c.HistoryAge, Bytes: int64(c.HistoryBytes)}
+}
+
+// tick is how often time is looked at: often enough for the shortest of the
+// times that are counted in ticks, and no oftener.
+func (c *Config) tick() time.Duration {
+	shortest := min(c.Heartbeat, c.HeartbeatTimeout, c.CloseTimeout, c.MessageTimeout)
+	return min(max(shortest/5, 5*time.Millisecond), time.Second)
+}
+
+// ticks returns how many ticks d lasts, at least.
+func (c *Config) ticks(d time.Duration) int {
+	return int((d + c.tick() - 1) / c.tick())
+}
+
+func (c *Config) stream() stream.Options {
+	return stream.Options{Tick: c.tick(), WriteTimeout: c.WriteTimeout, CloseTimeout: c.CloseTimeout, Loops: runtime.GOMAXPROCS(0)}
+}

@@ -1,0 +1,59 @@
+package fanfare
+
+import (
+	"fmt"
+
+	"fanfare/internal/frame"
+)
+
+// ending is why a connection ended, as counters and the log name it.
+type ending uint8
+
+const (
+	byClient   ending = iota // the client closed
+	byLoss                   // the connection ended without a close
+	byShutdown               // we shut down
+	bySilence                // no answer to a heartbeat
+	bySlowness               // lagged too far, and the policy is Close
+	byStuck                  // took nothing of what was written
+	byBreach                 // broke the protocol
+	byTimeout                // took too long for a message, or to answer a close
+	endings                  // how many there are
+)
+
+func (e ending) String() string {
+	return [...]string{"client", "lost", "shutdown", "silent", "slow", "stuck", "protocol", "timeout"}[e]
+}
+
+// A disconnect is how we end a connection: the code says to a program whether
+// to come back (1001, 1011 and 1013: yes; 1002, 1003, 1007, 1008, 1009: not
+// without doing something else), the reason says why to a person.
+type disconnect struct {
+	why    ending
+	code   frame.Code
+	reason string
+}
+
+func (d *disconnect) Error() string { return fmt.Sprintf("%d %s", d.code, d.reason) }
+
+var goingAway = &disconnect{byShutdown, frame.GoingAway, "the server is shutting down; come back in a moment"}
+
+func (s *Server) silent() *disconnect {
+	return &disconnect{bySilence, frame.InternalError, fmt.Sprintf("nothing was heard for %v, and a ping got no answer within %v", s.cfg.Heartbeat, s.cfg.HeartbeatTimeout)}
+}
+
+func (s *Server) stuck() *disconnect {
+	return &disconnect{byStuck, frame.TryAgainLater, fmt.Sprintf("you read nothing for %v", s.cfg.WriteTimeout)}
+}
+
+func (s *Server) tooSlow(at Position) *disconnect {
+	return &disconnect{bySlowness, frame.TryAgainLater, fmt.Sprintf("you lag more than %d bytes behind; resume with ?since=%s", s.cfg.MaxLag, at)}
+}
+
+func (s *Server) unfinished() *disconnect {
+	return &disconnect{byTimeout, frame.PolicyViolation, fmt.Sprintf("a message must be complete within %v", s.cfg.MessageTimeout)}
+}
+
+func breach(err *frame.Error) *disconnect {
+	return &disconnect{byBreach, err.Code, err.Reason}
+}

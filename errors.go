@@ -1,0 +1,108 @@
+package fanfare
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+
+	"fanfare/broker"
+	"fanfare/internal/handshake"
+)
+
+// ErrServerClosed is what everything answers once [Server.Shutdown] was called.
+var ErrServerClosed = errors.New("fanfare: the server is shutting down")
+
+// ErrTooSlow ends a [Subscription] that lagged too far behind, where the
+// policy is Close.
+var ErrTooSlow = errors.New("fanfare: the subscription lagged too far behind")
+
+// An Error is a refusal: what a client asked for breaks a rule or a limit.
+type Error struct {
+	// Code is for machines and stable: bad_channel, bad_name, bad_since,
+	// bad_limit, bad_key, bad_text, too_big, bad_method, not_acceptable,
+	// not_found, shutting_down, internal, and the codes of a refused handshake
+	// (bad_origin, bad_version, ...).
+	Code string
+	// Message is for people: what happened, the limit or rule, and what to do.
+	Message string
+}
+
+func (e *Error) Error() string { return "fanfare: " + e.Message }
+
+func errorf(code, format string, a ...any) *Error {
+	return &Error{code, fmt.Sprintf(format, a...)}
+}
+
+// statuses are the HTTP statuses of error codes; what is not here is 400.
+var statuses = map[string]int{
+	"bad_origin":     http.StatusForbidden,
+	"not_found":      http.StatusNotFound,
+	"bad_method":     http.StatusMethodNotAllowed,
+	"not_acceptable": http.StatusNotAcceptable,
+	"too_big":        http.StatusRequestEntityTooLarge,
+	"internal":       http.StatusInternalServerError,
+	"shutting_down":  http.StatusServiceUnavailable,
+}
+
+// known turns any error into one that may be shown. What is not known to be
+// harmless is shown as "internal"; the log has it in full.
+func (s *Server) known(err error) *Error {
+	var known *Error
+	switch {
+	case errors.As(err, &known):
+		return known
+	case errors.Is(err, ErrServerClosed), errors.Is(err, broker.ErrClosed):
+		return &Error{"shutting_down", "the server is shutting down; try again in a moment"}
+	}
+	s.log.Error("internal error", "error", err)
+	return &Error{"internal", "something went wrong in the server; its log has more"}
+}
+
+// refuse answers a request with an error: as JSON, with the status of its code.
+func (s *Server) refuse(w http.ResponseWriter, err error) {
+	h := w.Header()
+	var refusal *handshake.Refusal
+	if errors.As(err, &refusal) {
+		for name, values := range refusal.Header {
+			h[name] = values
+		}
+		s.writeJSON(w, refusal.Status, errorBody{errorText{refusal.Code, refusal.Reason}})
+		return
+	}
+	e := s.known(err)
+	status, ok := statuses[e.Code]
+	if !ok {
+		status = http.StatusBadRequest
+	}
+	if status == http.StatusServiceUnavailable {
+		h.Set("Retry-After", strconv.Itoa(retryAfter))
+		h.Set("Connection", "close")
+	}
+	s.writeJSON(w, status, errorBody{errorText{e.Code, e.Message}})
+}
+
+// retryAfter is after how many seconds a client that was refused because of a
+// shutdown may come back.
+const retryAfter = 2
+
+type errorBody struct {
+	Error errorText `json:"error"`
+}
+
+type errorText struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+func (s *Server) writeJSON(w http.ResponseWriter, status int, v any) {
+	h := w.Header()
+	h.Set("Content-Type", "application/json; charset=utf-8")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(v) // the client may be gone; nobody is left to tell
+}

@@ -1,0 +1,70 @@
+package fanfare
+
+import (
+	"bytes"
+	"context"
+	"unicode/utf8"
+
+	"fanfare/broker"
+)
+
+// A Message is one publication.
+type Message = broker.Message
+
+// A Position is a place in a channel: right after the message that carries it.
+type Position = broker.Position
+
+// maxKey is the longest key of a message in bytes.
+const maxKey = 255
+
+// Publish publishes a message, of which Channel, Payload, Binary, Sender and
+// Key count, and waits until the broker acknowledged it or ctx is done; in the
+// latter case it may have been published all the same. The message is copied.
+// Errors are [*Error] for what breaks a rule, [ErrServerClosed], or the
+// broker's. It may be called from any goroutine.
+func (s *Server) Publish(ctx context.Context, m *Message) (Position, error) {
+	own := *m
+	own.Payload = bytes.Clone(m.Payload)
+	type result struct {
+		pos Position
+		err error
+	}
+	answer := make(chan result, 1)
+	s.publish(&own, func(pos Position, err error) { answer <- result{pos, err} })
+	select {
+	case r := <-answer:
+		return r.pos, r.err
+	case <-ctx.Done():
+		return Position{}, ctx.Err()
+	}
+}
+
+// publish is the only door for publications: whoever publishes comes through
+// here. It owns m from now on. It does not wait; done is called exactly once,
+// maybe on another goroutine, and must not block.
+func (s *Server) publish(m *Message, done func(Position, error)) {
+	if err := s.mayPublish(m); err != nil {
+		done(Position{}, err)
+		return
+	}
+	s.stats.published.Add(1)
+	s.broker.Publish(m, done)
+}
+
+func (s *Server) mayPublish(m *Message) error {
+	if s.closing.Load() {
+		return ErrServerClosed
+	}
+	if err := CheckChannel(m.Channel); err != nil {
+		return err
+	}
+	switch {
+	case len(m.Payload) > s.cfg.MaxMessage:
+		return errorf("too_big", "the message has %d bytes, and a message may have %d", len(m.Payload), s.cfg.MaxMessage)
+	case !m.Binary && !utf8.Valid(m.Payload):
+		return errorf("bad_text", "a text message must be UTF-8; publish other bytes as a binary message")
+	case len(m.Key) > maxKey || !utf8.ValidString(m.Key):
+		return errorf("bad_key", "a key is UTF-8 of %d bytes at most", maxKey)
+	}
+	return checkName(m.Sender)
+}

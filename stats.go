@@ -1,0 +1,48 @@
+package fanfare
+
+import (
+	"sync/atomic"
+
+	"fanfare/internal/feed"
+)
+
+// Stats are a server's counters. Those that count events only grow.
+type Stats struct {
+	Sessions  int   // clients connected now
+	Channels  int   // channels with subscribers now
+	Published int64 // messages taken from clients, HTTP and the program
+	// Missed are the messages that readers did not get, by reason: "skipped"
+	// and "superseded" (the policy Skip or Latest applied), "outrun" (history
+	// did not reach back to a slow reader), "expired" (nor to a resuming one).
+	// Where the number is not known, the gap counts as one.
+	Missed map[string]int64
+	// Ended are the connections that ended, by reason: "client", "lost",
+	// "shutdown", "silent", "slow", "stuck", "protocol", "timeout".
+	Ended map[string]int64
+}
+
+// counters are what Stats is read from.
+type counters struct {
+	published atomic.Int64
+	missed    [feed.Expired + 1]atomic.Int64
+	ended     [endings]atomic.Int64
+}
+
+func (c *counters) miss(g feed.Gap) {
+	c.missed[g.Reason].Add(max(1, g.Missed))
+}
+
+// Stats returns the counters. It may be called from any goroutine.
+func (s *Server) Stats() Stats {
+	st := Stats{Published: s.stats.published.Load(), Missed: make(map[string]int64), Ended: make(map[string]int64)}
+	s.mu.Lock()
+	st.Sessions, st.Channels = len(s.sessions), len(s.channels)
+	s.mu.Unlock()
+	for i := range s.stats.missed {
+		st.Missed[feed.Reason(i).String()] = s.stats.missed[i].Load()
+	}
+	for i := range s.stats.ended {
+		st.Ended[ending(i).String()] = s.stats.ended[i].Load()
+	}
+	return st
+}

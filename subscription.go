@@ -1,0 +1,169 @@
+package fanfare
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"sync"
+
+	"fanfare/internal/feed"
+)
+
+// SubscribeOptions are the settings of [Server.Subscribe]. Nil and zero values
+// mean the defaults.
+type SubscribeOptions struct {
+	// Since: resume after this position. Nil: begin with what is published
+	// from now on. A pointer to the zero Position: the oldest message kept.
+	Since *Position
+}
+
+// A Subscription is this program's own reader of a channel. It has a cursor
+// like every other reader, and lags, skips and resumes by the same rules. It is
+// safe for concurrent use; each message goes to one caller.
+type Subscription struct {
+	server   *Server       // static
+	channel  *channel      // static
+	audience *audience     // static
+	more     chan struct{} // a token when there may be more to read
+	done     chan struct{} // closed by Close and by the server's shutdown
+	once     sync.Once     // closes done
+
+	mu     sync.Mutex // guards the following
+	reader *feed.Reader
+}
+
+// A GapError says that messages are missing before the next one. The
+// subscription goes on.
+type GapError struct {
+	// Missed is how many; -1: unknown.
+	Missed int64
+	// Reason is "skipped", "superseded", "outrun" or "expired": see [Stats].
+	Reason string
+}
+
+func (e *GapError) Error() string {
+	if e.Missed < 0 {
+		return "fanfare: messages are missing here: " + e.Reason
+	}
+	return fmt.Sprintf("fanfare: %d messages are missing here: %s", e.Missed, e.Reason)
+}
+
+// ErrUnsubscribed is what a [Subscription] answers after its Close.
+var ErrUnsubscribed = errors.New("fanfare: the subscription was closed")
+
+// Subscribe begins to read a channel. ctx bounds the time until it began, not
+// the subscription's life: that ends with Close. Errors are [*Error] for a name
+// that is no channel's, [ErrServerClosed], or the broker's.
+func (s *Server) Subscribe(ctx context.Context, channel string, o *SubscribeOptions) (*Subscription, error) {
+	if o == nil {
+		o = &SubscribeOptions{}
+	}
+	if err := CheckChannel(channel); err != nil {
+		return nil, err
+	}
+	c, reader, err := s.join(ctx, channel, o.Since)
+	if err != nil {
+		return nil, err
+	}
+	sub := &Subscription{
+		server: s, channel: c, audience: c.audiences[0], reader: reader,
+		more: make(chan struct{}, 1), done: make(chan struct{}),
+	}
+	if !s.addLocal(sub) {
+		s.release(c)
+		return nil, ErrServerClosed
+	}
+	sub.audience.add(sub)
+	sub.wake()
+	return sub, nil
+}
+
+// Next returns the next message; all share it, so it must not be changed. It
+// waits for one until ctx is done. Other errors are a [*GapError], after which
+// Next can be called again, and for good [ErrUnsubscribed], [ErrServerClosed]
+// or [ErrTooSlow].
+func (sub *Subscription) Next(ctx context.Context) (*Message, error) {
+	for {
+		m, err := sub.next()
+		if m != nil || err != nil {
+			return m, err
+		}
+		select {
+		case <-sub.more:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-sub.done:
+			if sub.server.closing.Load() {
+				return nil, ErrServerClosed
+			}
+			return nil, ErrUnsubscribed
+		}
+	}
+}
+
+// Messages returns what Next returns, one after the other, until ctx is done
+// or the subscription ends. A [*GapError] comes with a nil message, between
+// messages; every other error is the last thing that comes.
+func (sub *Subscription) Messages(ctx context.Context) iter.Seq2[*Message, error] {
+	return func(yield func(*Message, error) bool) {
+		for {
+			m, err := sub.Next(ctx)
+			var gap *GapError
+			if !yield(m, err) || err != nil && !errors.As(err, &gap) {
+				return
+			}
+		}
+	}
+}
+
+// Position returns the place after the message that Next returned last.
+func (sub *Subscription) Position() Position {
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	return sub.reader.Position()
+}
+
+// Close ends the subscription. A second call changes nothing.
+func (sub *Subscription) Close() {
+	sub.once.Do(func() {
+		close(sub.done)
+		sub.audience.remove(sub)
+		sub.server.removeLocal(sub)
+		sub.server.release(sub.channel)
+	})
+}
+
+func (sub *Subscription) next() (*Message, error) {
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	m, gap, err := sub.reader.Next()
+	switch {
+	case err != nil:
+		return nil, ErrTooSlow
+	case gap.Missed != 0:
+		sub.server.stats.miss(gap)
+		return nil, &GapError{gap.Missed, gap.Reason.String()}
+	}
+	if sub.reader.Pending() {
+		sub.signal() // for another caller
+	}
+	return m, nil
+}
+
+func (sub *Subscription) signal() {
+	select {
+	case sub.more <- struct{}{}:
+	default:
+	}
+}
+
+// wake implements [subscriber].
+func (sub *Subscription) wake() {
+	sub.signal()
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	// Nobody knows whether the program reads on or not, so it is treated as if
+	// not. An error is what Next will return.
+	_ = sub.reader.Relieve()
+}
