@@ -2,6 +2,7 @@ package feed
 
 import (
 	"errors"
+	"math"
 
 	"fanfare/broker"
 )
@@ -66,8 +67,9 @@ type Gap struct {
 type Reader struct {
 	feed   *Feed  // static
 	form   *Form  // static
-	limit  int64  // static: lag in bytes from which policy applies
 	policy Policy // static
+	limit  int64  // static: lag in bytes past which policy applies
+	from   int64  // static: the feed's size when the reader was made; what was there then is no lag
 
 	at  *Entry          // the entry taken last; nil when the reader let go of it
 	seq int64           // its number, once at is nil
@@ -76,29 +78,34 @@ type Reader struct {
 }
 
 // Live returns a reader of what comes after the newest message. limit is how
-// many bytes it may lag before the policy applies.
+// many bytes it may lag before the policy applies. The message that is next
+// does not count, so that nobody is slow for one that is larger than limit;
+// nor does what the reader goes back to by Resume or Rewind.
 func (f *Feed) Live(form *Form, policy Policy, limit int64) *Reader {
-	return &Reader{feed: f, form: form, policy: policy, limit: limit, at: f.head.Load()}
+	at := f.head.Load()
+	return &Reader{feed: f, form: form, policy: policy, limit: limit, from: at.size, at: at}
 }
 
 // Resume moves a reader, of which nothing was taken yet, back to pos, and
 // reports whether the feed's own history reaches there without a gap. If it
 // does not, the reader stays where it is: ask the broker, and call Rewind.
 func (r *Reader) Resume(pos broker.Position) bool {
-	f := r.feed
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if pos == r.at.msg.Position {
+	if pos == r.Position() {
 		return true
 	}
-	old := f.oldest.Load()
-	if old == nil || pos.Epoch != old.msg.Position.Epoch || pos.Offset < old.msg.Prev || pos.Offset > r.at.msg.Position.Offset {
+	old := r.feed.oldest.Load()
+	if old == nil || pos.Epoch != old.msg.Position.Epoch || pos.Offset < old.msg.Prev {
 		return false
 	}
-	r.at = before(old)
-	for next := old; next != nil && next.msg.Position.Offset <= pos.Offset; next = next.next.Load() {
-		r.at = next
+	at := before(old)
+	next := old
+	for ; next != nil && upTo(next.msg, pos); next = next.next.Load() {
+		at = next
 	}
+	if next == nil && at.msg.Position != pos {
+		return false // after the newest message: not of this feed, or not yet
+	}
+	r.at = at
 	return true
 }
 
@@ -107,29 +114,39 @@ func (r *Reader) Resume(pos broker.Position) bool {
 // to resume from. A page without a limit reaches at least to the reader's
 // place, so nothing is between; what it has beyond comes from the feed.
 func (r *Reader) Rewind(page broker.Page) {
-	if page.Gap {
-		r.gap = Gap{Expired, int64(page.Missed)}
-		if page.Missed == 0 {
-			r.gap.Missed = -1
-		}
+	here, begin := r.Position(), page.Position
+	if len(page.Messages) > 0 {
+		begin = placeBefore(page.Messages[0])
 	}
-	here := r.at.msg.Position
+	if page.Gap {
+		r.gap = Gap{Expired, r.missed(page.Missed, begin)}
+	}
 	msgs := page.Messages
-	for len(msgs) > 0 && (msgs[len(msgs)-1].Position.Epoch != here.Epoch || msgs[len(msgs)-1].Position.Offset > here.Offset) {
+	for len(msgs) > 0 && !upTo(msgs[len(msgs)-1], here) {
 		msgs = msgs[:len(msgs)-1]
 	}
 	if len(msgs) == 0 {
 		return
 	}
-	if !r.at.silent() {
-		// The place itself is a message, in the page too.
-		msgs = msgs[:len(msgs)-1]
+	if r.at == nil {
+		// It let go of its place while the broker was asked. Its policy decides
+		// where it goes on, and counts what it then misses from here.
+		r.seq -= int64(len(msgs))
+		r.pos = begin
+		return
 	}
+	// From where the feed's history begins its own entries are next, since
+	// those are encoded already; the others are this reader's alone.
 	next := r.at
+	if old := r.feed.oldest.Load(); old != nil && upTo(old.msg, here) && !upTo(old.msg, begin) {
+		next = old
+	}
+	for n := len(msgs) - 1; n >= 0 && !next.silent && upTo(next.msg, msgs[n].Position); n-- {
+		msgs = msgs[:n]
+	}
 	for i := len(msgs) - 1; i >= 0; i-- {
-		// These entries are this reader's alone and count for nothing as lag.
-		e := &Entry{content: &content{msg: msgs[i]}, seq: next.seq - 1, size: r.at.size}
-		if next.silent() {
+		e := &Entry{content: &content{msg: msgs[i]}, seq: next.seq - 1, size: r.from}
+		if next.silent {
 			e.seq = next.seq // the same place, with its message
 		}
 		e.next.Store(next)
@@ -138,18 +155,44 @@ func (r *Reader) Rewind(page broker.Page) {
 	r.at = before(next)
 }
 
-// Lag returns how many bytes of messages the reader has not taken yet, if it
-// still has its place; after it let go of it, more than its limit.
+// missed returns how many messages a reader misses of those that a broker no
+// longer had before the place begin; when unknown, -1. What came after the
+// reader's own place is not missed: the feed brings it.
+func (r *Reader) missed(gone uint64, begin broker.Position) int64 {
+	here := r.Position()
+	beyond := begin.Epoch == here.Epoch && begin.Offset > here.Offset
+	switch {
+	case gone == 0 || gone > math.MaxInt64, beyond && r.at == nil:
+		return -1
+	case !beyond:
+		return int64(gone)
+	}
+	n := int64(gone)
+	for e := r.at.following(); e != nil && upTo(e.msg, begin); e = e.following() {
+		n--
+	}
+	return max(0, n)
+}
+
+// Lag returns how many bytes of messages the reader has not taken yet, of
+// those that came after it was made; once it let go of its place, more than
+// its limit.
 func (r *Reader) Lag() int64 {
 	if r.at == nil {
 		return r.limit + 1
 	}
-	return max(0, r.feed.head.Load().size-r.at.size)
+	return max(0, r.feed.head.Load().size-max(r.at.size, r.from))
+}
+
+// slow reports whether the reader lags too far to keep its place.
+func (r *Reader) slow() bool {
+	next := r.at.following()
+	return next != nil && r.feed.head.Load().size-max(next.size, r.from) > r.limit
 }
 
 // Pending reports whether Take has something to give.
 func (r *Reader) Pending() bool {
-	return r.gap.Missed != 0 || r.at == nil || r.at.next.Load() != nil
+	return r.gap.Missed != 0 || r.at == nil || r.at.following() != nil
 }
 
 // Position returns the place after the message taken last.
@@ -171,48 +214,73 @@ type Batch struct {
 // and moves behind it. It allocates nothing when the batch is a single message
 // or was joined before.
 func (r *Reader) Take(j *Joiner, limit int) (Batch, error) {
-	if r.gap.Missed == 0 && (r.at == nil || r.Lag() > r.limit) {
-		if err := r.place(); err != nil {
-			return Batch{}, err
-		}
-	}
-	if r.gap.Missed != 0 {
-		g := r.gap
-		r.gap = Gap{}
-		return Batch{Gap: g}, nil
+	gap, err := r.settle()
+	if err != nil || gap.Missed != 0 {
+		return Batch{Gap: gap}, err
 	}
 	bytes, n, last := j.batch(r.at, r.form, limit)
 	r.at = last
 	return Batch{Bytes: bytes, Count: n}, nil
 }
 
+// Next returns the next message itself, and moves behind it, for readers
+// within the process; nil without one. Gaps and errors are those of Take.
+func (r *Reader) Next() (*broker.Message, Gap, error) {
+	gap, err := r.settle()
+	if err != nil || gap.Missed != 0 {
+		return nil, gap, err
+	}
+	for next := r.at.next.Load(); next != nil; next = next.next.Load() {
+		r.at = next
+		if !next.silent {
+			return next.msg, Gap{}, nil
+		}
+	}
+	return nil, Gap{}, nil
+}
+
+// settle finds the place to go on from, and returns a gap that is to be
+// reported first.
+func (r *Reader) settle() (Gap, error) {
+	if r.gap.Missed == 0 && (r.at == nil || r.slow()) {
+		if err := r.place(); err != nil {
+			return Gap{}, err
+		}
+	}
+	gap := r.gap
+	r.gap = Gap{}
+	return gap, nil
+}
+
 // Relieve is to be called while a reader cannot be written to and others can.
 // When it lags too far it lets go of its entry, so that it keeps no message in
 // memory, and Take will find the place where to go on.
 func (r *Reader) Relieve() error {
-	if r.at == nil || r.Lag() <= r.limit {
-		return nil
+	if r.at != nil && r.slow() {
+		r.letGo()
 	}
-	if r.policy == Close {
+	if r.at == nil && r.policy == Close {
 		return ErrTooSlow
 	}
-	r.seq, r.pos, r.at = r.at.seq, r.at.msg.Position, nil
 	return nil
+}
+
+func (r *Reader) letGo() {
+	r.seq, r.pos, r.at = r.at.seq, r.at.msg.Position, nil
 }
 
 // place finds where a reader that lags too far goes on.
 func (r *Reader) place() error {
-	if r.policy == Close {
-		return ErrTooSlow
-	}
 	old := r.feed.oldest.Load()
 	if r.at != nil {
 		if r.policy == CatchUp && old != nil && r.at.seq >= old.seq-1 {
 			return nil // it reads from history; waiting for it costs nothing
 		}
-		r.seq, r.pos = r.at.seq, r.at.msg.Position
+		r.letGo()
 	}
 	switch {
+	case r.policy == Close:
+		return ErrTooSlow
 	case r.policy == Latest:
 		r.placeLatest()
 	case r.policy == CatchUp && old != nil:
@@ -232,10 +300,6 @@ func (r *Reader) place() error {
 // placeNewest goes to the place before the newest message.
 func (r *Reader) placeNewest(why Reason) {
 	head := r.feed.head.Load()
-	if head.seq <= r.seq {
-		r.at = head
-		return
-	}
 	r.at = before(head)
 	r.gap = Gap{why, head.seq - 1 - r.seq}
 }
@@ -247,13 +311,9 @@ func (r *Reader) placeLatest() {
 	f := r.feed
 	f.mu.Lock()
 	head := f.head.Load()
-	found := f.latest.since(r.pos.Offset)
+	found := f.latest.since(r.pos)
 	f.mu.Unlock()
 	n := int64(len(found))
-	if n == 0 {
-		r.at = head
-		return
-	}
 	// The newest message of all is the newest for its key, so it is the last found.
 	next := head
 	for i := n - 2; i >= 0; i-- {
@@ -268,9 +328,12 @@ func (r *Reader) placeLatest() {
 
 // before returns a place from which e is next.
 func before(e *Entry) *Entry {
-	pos := e.msg.Position
-	pos.Offset = e.msg.Prev
-	b := &Entry{content: placeOf(pos), seq: e.seq - 1, size: e.size - int64(e.msg.Size())}
+	b := &Entry{content: placeOf(placeBefore(e.msg)), seq: e.seq - 1, size: e.size - int64(e.msg.Size())}
 	b.next.Store(e)
 	return b
+}
+
+// placeBefore returns the place that m comes after.
+func placeBefore(m *broker.Message) broker.Position {
+	return broker.Position{Epoch: m.Position.Epoch, Offset: m.Prev}
 }
