@@ -10,9 +10,10 @@
 // # What a broker promises
 //
 // Within one channel every server is delivered the same messages in the same
-// order, and positions grow in that order. A message is in history before its
-// publisher is told so. From [Broker.Subscribe]'s answer on no message is
-// missing: everything after the position it names is delivered.
+// order, and positions grow in that order. A message is in history before it
+// is delivered, and before its publisher is told so; so whoever asks for
+// history after either finds it there. From [Broker.Subscribe]'s answer on no
+// message is missing: everything after the position it names is delivered.
 package broker
 
 import (
@@ -138,13 +139,14 @@ type Broker interface {
 	Publish(m *Message, done func(Position, error))
 
 	// History answers a query about a channel. A channel that nobody ever
-	// published to is empty, not an error.
+	// published to is empty, not an error. Asking changes nothing.
 	History(ctx context.Context, channel string, q Query) (Page, error)
 
 	// Subscribe declares this server's interest in a channel and answers with
 	// the position of the channel's newest message: everything after it will
-	// be delivered. A second call for the same channel is an error of the
-	// caller's and may panic.
+	// be delivered, maybe before Subscribe has returned, and nothing up to it.
+	// A second call for the same channel is an error of the caller's and may
+	// panic; after Unsubscribe it is none.
 	Subscribe(ctx context.Context, channel string) (Position, error)
 
 	// Unsubscribe ends the interest. A message that is on its way may still

@@ -19,7 +19,8 @@ type MemoryOptions struct {
 	// HistoryBytes is what a channel's history may weigh ([Message.Size]).
 	// Default 1 MiB. The newest message is kept even if it alone weighs more.
 	HistoryBytes int
-	// TotalBytes is what all histories together may weigh. Default 256 MiB.
+	// TotalBytes is what all histories together may weigh, and 512 bytes for
+	// each channel that is remembered without interest in it. Default 256 MiB.
 	// Past it the channel whose last publication is longest ago is forgotten
 	// first; without this limit whoever may name channels can fill the memory.
 	TotalBytes int
@@ -30,6 +31,9 @@ const (
 	defaultHistoryAge   = time.Hour
 	defaultHistoryBytes = 1 << 20
 	defaultTotalBytes   = 256 << 20
+
+	// topicOverhead is about what a topic costs besides its messages.
+	topicOverhead = 512
 )
 
 // Memory is the broker of a single process: nothing to set up, nothing kept
@@ -40,9 +44,10 @@ const (
 type Memory struct {
 	opts    MemoryOptions     // static after NewMemory
 	deliver func(*Message)    // static after Start
-	epoch   atomic.Uint64     // the newest epoch given out
-	total   atomic.Int64      // bytes of all histories
+	total   atomic.Int64      // what TotalBytes limits
+	taken   sync.WaitGroup    // publishes whose done was not called yet
 	mu      sync.RWMutex      // guards the following; a topic's mu may be taken under it, not the other way round
+	epoch   uint64            // of topics made from now on: another one once a topic that had messages was forgotten
 	topics  map[string]*topic // the channels that have history or interest
 	sweeper *time.Timer       // runs sweep; nil while there are no topics
 	closed  bool
@@ -62,6 +67,7 @@ type topic struct {
 // NewMemory returns a memory broker.
 func NewMemory(o *MemoryOptions) *Memory {
 	m := &Memory{topics: make(map[string]*topic)}
+	m.newEpoch()
 	if o != nil {
 		m.opts = *o
 	}
@@ -94,6 +100,8 @@ func (m *Memory) Publish(msg *Message, done func(Position, error)) {
 		done(Position{}, ErrClosed)
 		return
 	}
+	m.taken.Add(1) // before Close, which needs t.mu too, can wait for it
+	defer m.taken.Done()
 	t.last = time.Now()
 	msg.Time = t.last
 	msg.Prev = t.head.Offset
@@ -113,13 +121,13 @@ func (m *Memory) Publish(msg *Message, done func(Position, error)) {
 // History implements [Broker].
 func (m *Memory) History(_ context.Context, channel string, q Query) (Page, error) {
 	m.mu.RLock()
-	t, closed := m.topics[channel], m.closed
+	t, closed, start := m.topics[channel], m.closed, Position{Epoch: m.epoch}
 	m.mu.RUnlock()
 	switch {
 	case closed:
 		return Page{}, ErrClosed
 	case t == nil:
-		return Page{Gap: !q.Since.IsZero()}, nil
+		return Page{Position: start, Gap: !q.Since.IsZero() && q.Since != start}, nil
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -168,6 +176,7 @@ func (m *Memory) Subscribe(_ context.Context, channel string) (Position, error) 
 		panic("broker: Subscribe called twice for channel " + channel)
 	}
 	t.wanted = true
+	m.total.Add(-topicOverhead)
 	return t.head, nil
 }
 
@@ -181,18 +190,19 @@ func (m *Memory) Unsubscribe(channel string) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if !t.wanted {
+		return
+	}
 	t.wanted = false
+	m.total.Add(topicOverhead)
 	if t.head.Offset == 0 {
-		// Nobody ever published: nothing to remember.
-		t.gone = true
-		delete(m.topics, channel)
+		m.forget(channel, t) // nobody ever published: nothing to remember
 	}
 }
 
 // Close implements [Broker].
 func (m *Memory) Close() error {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.closed = true
 	if m.sweeper != nil {
 		m.sweeper.Stop()
@@ -203,6 +213,8 @@ func (m *Memory) Close() error {
 		t.mu.Unlock()
 	}
 	clear(m.topics)
+	m.mu.Unlock()
+	m.taken.Wait()
 	return nil
 }
 
@@ -238,7 +250,8 @@ func (m *Memory) create(channel string) *topic {
 	}
 	t := m.topics[channel]
 	if t == nil {
-		t = &topic{head: Position{Epoch: m.newEpoch()}, last: time.Now()}
+		t = &topic{head: Position{Epoch: m.epoch}, last: time.Now()}
+		m.total.Add(topicOverhead)
 		// The key is a copy: the caller's string may be a piece of something bigger.
 		m.topics[strings.Clone(channel)] = t
 		if m.sweeper == nil {
@@ -248,15 +261,21 @@ func (m *Memory) create(channel string) *topic {
 	return t
 }
 
-// newEpoch returns a number that no earlier topic had, in this process or,
-// unless the clock was set back, in one before it.
-func (m *Memory) newEpoch() uint64 {
-	for {
-		last := m.epoch.Load()
-		next := max(uint64(time.Now().UnixMilli()), last+1)
-		if m.epoch.CompareAndSwap(last, next) {
-			return next
-		}
+// newEpoch changes the epoch to one that there was not yet, in this process
+// or, unless the clock was set back, in one before it. The caller holds m.mu.
+func (m *Memory) newEpoch() {
+	m.epoch = max(uint64(time.Now().UnixMilli()), m.epoch+1)
+}
+
+// forget ends a topic that nobody is interested in and whose history is empty.
+// Offsets begin anew when it is made again, so if it had any the epoch must be
+// another. The caller holds m.mu and t.mu.
+func (m *Memory) forget(name string, t *topic) {
+	t.gone = true
+	delete(m.topics, name)
+	m.total.Add(-topicOverhead)
+	if t.head.Offset > 0 {
+		m.newEpoch()
 	}
 }
 
@@ -307,8 +326,7 @@ func (m *Memory) sweep() {
 		t.mu.Lock()
 		m.expire(t, now)
 		if len(t.kept) == 0 && !t.wanted && now.Sub(t.last) > m.opts.HistoryAge {
-			t.gone = true
-			delete(m.topics, name)
+			m.forget(name, t)
 		}
 		t.mu.Unlock()
 	}
@@ -335,7 +353,7 @@ func (m *Memory) shed() {
 	order := make([]silent, 0, len(m.topics))
 	for name, t := range m.topics {
 		t.mu.Lock()
-		if len(t.kept) > 0 {
+		if len(t.kept) > 0 || !t.wanted {
 			order = append(order, silent{name, t.last})
 		}
 		t.mu.Unlock()
@@ -351,8 +369,7 @@ func (m *Memory) shed() {
 			m.dropOldest(t)
 		}
 		if !t.wanted {
-			t.gone = true
-			delete(m.topics, s.name)
+			m.forget(s.name, t)
 		}
 		t.mu.Unlock()
 	}

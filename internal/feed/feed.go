@@ -66,9 +66,10 @@ type Entry struct {
 // content is a message and what it was encoded to. It knows no place, so that
 // keeping it does not keep all that came after it.
 type content struct {
-	msg *broker.Message // never changes
-	enc atomic.Pointer[encoding]
-	mu  sync.Mutex // held while encoding, so that it happens once
+	msg    *broker.Message // never changes
+	silent bool            // no message is here, msg has only a Position; never changes
+	enc    atomic.Pointer[encoding]
+	mu     sync.Mutex // held while encoding, so that it happens once
 }
 
 // encoding is a link in the short list of what a message was encoded to.
@@ -81,35 +82,38 @@ type encoding struct {
 // placeOf returns the content of a place where no message is: the start of a
 // feed, or of the entries that a reader has to itself.
 func placeOf(p broker.Position) *content {
-	return &content{msg: &broker.Message{Position: p}}
+	return &content{msg: &broker.Message{Position: p}, silent: true}
 }
 
-// silent reports whether there is no message here. A broker gives every
-// message a time.
-func (c *content) silent() bool { return c.msg.Time.IsZero() }
+// following returns the next entry that has a message, or nil.
+func (e *Entry) following() *Entry {
+	for e = e.next.Load(); e != nil && e.silent; e = e.next.Load() {
+	}
+	return e
+}
 
 // in returns the message in a wire form. The bytes are shared.
 func (c *content) in(f *Form) []byte {
-	if b := c.find(f); b != nil {
-		return b
+	if x := c.find(f); x != nil {
+		return x.bytes
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if b := c.find(f); b != nil {
-		return b
+	if x := c.find(f); x != nil {
+		return x.bytes
 	}
 	b := f.Encode(nil, c.msg)
 	c.enc.Store(&encoding{f, b, c.enc.Load()})
 	return b
 }
 
-func (c *content) find(f *Form) []byte {
-	for x := c.enc.Load(); x != nil; x = x.next {
-		if x.form == f {
-			return x.bytes
-		}
+// find returns nil when the message was not yet encoded in the form.
+func (c *content) find(f *Form) *encoding {
+	x := c.enc.Load()
+	for x != nil && x.form != f {
+		x = x.next
 	}
-	return nil
+	return x
 }
 
 // Retention says how much history a feed keeps: as much as all three permit.
@@ -119,8 +123,9 @@ type Retention struct {
 	Bytes int64         // [broker.Message.Size] of all; 0: any size. The newest is kept even if it alone is larger.
 }
 
-// Feed is a channel's messages. Append and Trim may be called from any
-// goroutine, one at a time waits for the other; readers never wait.
+// Feed is a channel's messages. All methods may be called from any goroutine;
+// Append and Trim wait for one another, and readers for neither, but for the
+// moment in which a lagging one with the policy [Latest] is placed.
 type Feed struct {
 	retain Retention // static
 
@@ -131,23 +136,39 @@ type Feed struct {
 	latest latest
 }
 
-// New returns a feed whose next message comes after base, with what is given
-// of the messages before it, oldest first, as its history.
+// New returns a feed whose first call of Append brings the message after base.
+// history is what there is of the messages up to base, oldest first; those
+// after base, which a broker asked a little later answers too, are left out,
+// since Append brings them.
 func New(retain Retention, base broker.Position, history []*broker.Message) *Feed {
 	f := &Feed{retain: retain}
 	f.head.Store(&Entry{content: placeOf(base)})
 	for _, m := range history {
-		f.Append(m)
+		if upTo(m, base) {
+			f.Append(m)
+		}
 	}
 	return f
 }
 
-// Append adds the newest message. The order of the calls is the order of the feed.
+// upTo reports whether m is a message before the place p, or the one p is
+// right after.
+func upTo(m *broker.Message, p broker.Position) bool {
+	return m.Position.Epoch == p.Epoch && m.Position.Offset <= p.Offset
+}
+
+// Append adds the newest message. The order of the calls is the order of the
+// feed. A message of another epoch begins history anew: positions of two
+// epochs cannot be compared.
 func (f *Feed) Append(m *broker.Message) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	head := f.head.Load()
 	e := &Entry{content: &content{msg: m}, seq: head.seq + 1, size: head.size + int64(m.Size())}
+	if m.Position.Epoch != head.msg.Position.Epoch {
+		f.oldest.Store(nil)
+		f.latest = latest{}
+	}
 	head.next.Store(e)
 	f.head.Store(e)
 	if f.retain.Count > 0 && f.oldest.Load() == nil {

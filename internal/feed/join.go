@@ -12,32 +12,31 @@ type Joiner struct {
 
 // joined is the result of one join.
 type joined struct {
-	form     *Form
-	from, to *Entry // from is the entry before the first; to is the last
-	count    int
-	bytes    []byte
+	form        *Form
+	first, last *Entry
+	count       int
+	bytes       []byte
 }
 
 // batch returns the bytes of the entries after from, up to limit bytes but at
 // least one entry, how many they are, and the last of them; nil without one.
 func (j *Joiner) batch(from *Entry, form *Form, limit int) ([]byte, int, *Entry) {
-	first := from.next.Load()
-	for first != nil && first.silent() {
-		from, first = first, first.next.Load()
-	}
+	first := from.following()
 	if first == nil {
 		return nil, 0, from
 	}
 	if first.next.Load() == nil {
 		return first.in(form), 1, first
 	}
-	slot := &j.slots[uint64(from.seq)%uint64(len(j.slots))]
-	if s := slot.Load(); s != nil && s.from == from && s.form == form && len(s.bytes) <= limit {
-		return s.bytes, s.count, s.to
+	// The slot goes by the first message, not by the place before it: readers
+	// that were placed have such a place each to itself.
+	slot := &j.slots[uint64(first.seq)%uint64(len(j.slots))]
+	if s := slot.Load(); s != nil && s.first == first && s.form == form && len(s.bytes) <= limit {
+		return s.bytes, s.count, s.last
 	}
 	total, count := 0, 0
-	last := from
-	for e := first; e != nil && !e.silent(); e = e.next.Load() {
+	last := first
+	for e := first; e != nil && !e.silent; e = e.next.Load() {
 		n := len(e.in(form))
 		if count > 0 && total+n > limit {
 			break
@@ -56,7 +55,7 @@ func (j *Joiner) batch(from *Entry, form *Form, limit int) ([]byte, int, *Entry)
 			break
 		}
 	}
-	slot.Store(&joined{form, from, last, count, bytes})
+	slot.Store(&joined{form, first, last, count, bytes})
 	return bytes, count, last
 }
 

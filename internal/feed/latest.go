@@ -1,9 +1,10 @@
 package feed
 
 import (
-	"cmp"
 	"container/list"
 	"slices"
+
+	"fanfare/broker"
 )
 
 // maxKeys is for how many keys a feed remembers the newest message. The key
@@ -52,19 +53,28 @@ func (l *latest) drop(el *list.Element) {
 }
 
 // since returns the newest message for each key, and without one, among those
-// after offset, in the feed's order.
-func (l *latest) since(offset uint64) []keyed {
+// after p, in the feed's order. All that is here is of one epoch.
+func (l *latest) since(p broker.Position) []keyed {
 	var found []keyed
-	for el := l.byAge.Back(); el != nil; el = el.Prev() {
-		k := el.Value.(keyed)
-		if k.msg.Position.Offset <= offset {
-			break
+	keyless := l.keyless
+	add := func(k keyed) bool {
+		if k.content == nil || upTo(k.msg, p) {
+			return false
 		}
 		found = append(found, k)
+		return true
 	}
-	if k := l.keyless; k.content != nil && k.msg.Position.Offset > offset {
-		found = append(found, k)
+	for el := l.byAge.Back(); el != nil; el = el.Prev() {
+		k := el.Value.(keyed)
+		if keyless.seq > k.seq {
+			add(keyless)
+			keyless = keyed{}
+		}
+		if !add(k) {
+			break
+		}
 	}
-	slices.SortFunc(found, func(a, b keyed) int { return cmp.Compare(a.seq, b.seq) })
+	add(keyless)
+	slices.Reverse(found)
 	return found
 }

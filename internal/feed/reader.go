@@ -135,11 +135,14 @@ func (r *Reader) Rewind(page broker.Page) {
 		r.pos = begin
 		return
 	}
-	// From where the feed's history begins its own entries are next, since
-	// those are encoded already; the others are this reader's alone.
-	next := r.at
-	if old := r.feed.oldest.Load(); old != nil && upTo(old.msg, here) && !upTo(old.msg, begin) {
-		next = old
+	// What the feed's own history has is read from there, since it is encoded
+	// already; entries for what is before it are this reader's alone.
+	next := r.feed.oldest.Load()
+	for next != nil && upTo(next.msg, begin) {
+		next = next.next.Load()
+	}
+	if next == nil || !upTo(next.msg, here) {
+		next = r.at
 	}
 	for n := len(msgs) - 1; n >= 0 && !next.silent && upTo(next.msg, msgs[n].Position); n-- {
 		msgs = msgs[:n]
