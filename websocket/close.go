@@ -111,11 +111,26 @@ func (c *Conn) Close(code Code, reason string) error {
 	return fmt.Errorf("websocket: the peer did not complete the closing handshake (the close timeout is %v)", c.set.closeTimeout)
 }
 
+// parting is what CloseNow leaves of the closing handshake's time.
+const parting = time.Second
+
 // CloseNow closes the connection at once and tells the peer nothing. It
-// returns when the socket is closed and no goroutine is left. After Close it does
-// no harm, so it may be deferred.
+// returns when the socket is closed and no goroutine is left. It may be
+// deferred: after Close it does nothing, and after a Read that failed, because the peer closed or
+// broke the protocol, it lets the closing handshake come to its end, for a
+// second at most.
 func (c *Conn) CloseNow() error {
 	c.setEnd(&CloseError{Code: Abnormal, Reason: "closed without a handshake", Local: true, cause: net.ErrClosed})
+	c.end.Lock()
+	leave := c.end.parting
+	c.end.Unlock()
+	if leave {
+		select {
+		case <-c.done:
+			return nil
+		case <-time.After(parting):
+		}
+	}
 	c.abort()
 	<-c.done
 	return nil
@@ -133,11 +148,12 @@ func (c *Conn) setEnd(err *CloseError) bool {
 	return true
 }
 
-// meet records that the peer's close frame has come.
-func (c *Conn) meet() {
+// part records that the rest of the closing handshake has begun, and whether
+// the peer's close frame has come.
+func (c *Conn) part(met bool) {
 	c.end.Lock()
 	defer c.end.Unlock()
-	c.end.met = true
+	c.end.parting, c.end.met = true, met
 }
 
 // boundEnd starts the closing handshake's timer, once.

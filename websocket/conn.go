@@ -63,10 +63,11 @@ type Conn struct {
 	done  chan struct{} // closed when all is over
 	end   struct {
 		sync.Mutex
-		err   *CloseError // the first reason wins; nil: open
-		met   bool        // the peer's close frame came
-		bound *time.Timer // of the closing handshake; nil until it begins
-		alive *time.Timer // keepalive's; nil: none, or no more
+		err     *CloseError // the first reason wins; nil: open
+		parting bool        // run is at the closing handshake's last part
+		met     bool        // the peer's close frame came
+		bound   *time.Timer // of the closing handshake; nil until it begins
+		alive   *time.Timer // keepalive's; nil: none, or no more
 	}
 }
 
@@ -194,12 +195,13 @@ func (c *Conn) finish(err error) {
 	switch {
 	case errors.As(err, &closed):
 		c.catchUp()
+		c.part(true)
 		c.setEnd(closed)
-		c.meet()
 		// The peer's code goes back (section 5.5.1); a close frame without one is answered by the same.
 		code = closed.Code
 	case errors.As(err, &breach):
 		c.catchUp()
+		c.part(false)
 		c.setEnd(&CloseError{Code: breach.Code, Reason: breach.Reason, Local: true, cause: breach})
 		code, reason = breach.Code, breach.Reason
 	default:
