@@ -39,7 +39,8 @@ type Conn struct {
 	masks       masks
 
 	// owned by run
-	parser frame.Parser
+	parser  frame.Parser
+	arrived int64 // messages, whole
 
 	// owned by whoever holds the one place in readTurn
 	readTurn chan struct{}
@@ -172,7 +173,9 @@ func (r *receiver) Frame(f frame.Frame) error {
 	case frame.Ping:
 		c.answer(f.Payload)
 	case frame.Pong:
-		c.pings.answered(f.Payload)
+		if !c.pings.answered(f.Payload) && len(f.Payload) > 0 && c.set.onPong != nil {
+			c.set.onPong(f.Payload, c.arrived)
+		}
 	case frame.Close:
 		code, reason, err := frame.ParseClose(f.Payload)
 		if err != nil {
@@ -180,6 +183,9 @@ func (r *receiver) Frame(f frame.Frame) error {
 		}
 		return &CloseError{Code: code, Reason: reason}
 	default:
+		if f.Fin {
+			c.arrived++
+		}
 		return c.deliver(f)
 	}
 	return nil

@@ -73,6 +73,11 @@ type DialOptions struct {
 	// Dial opens the connection to the server, or to its proxy, instead of a
 	// [net.Dialer]. The network is "tcp", or "unix" for ws+unix.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// OnPong is told of each pong with a payload that answers no [Conn.Ping] (RFC
+	// 6455, section 5.5.3, permits those), and how many messages had arrived before it; Read may
+	// still be behind. It is called by the goroutine that reads from the network, so it must
+	// not wait, and payload is valid only until it returns.
+	OnPong func(payload []byte, messages int64)
 	// HandshakeTimeout bounds all of Dial; default 10 s, negative for ever.
 	HandshakeTimeout time.Duration
 
@@ -103,14 +108,15 @@ type settings struct {
 	pingTimeout  time.Duration // not positive: for ever
 	writeTimeout time.Duration // not positive: for ever
 	closeTimeout time.Duration
+	onPong       func(payload []byte, messages int64) // may be nil
 }
 
 func (o *AcceptOptions) settings() settings {
-	return settings{o.Limit, o.Queue, o.PingInterval, o.PingTimeout, o.WriteTimeout, o.CloseTimeout}.withDefaults()
+	return settings{o.Limit, o.Queue, o.PingInterval, o.PingTimeout, o.WriteTimeout, o.CloseTimeout, nil}.withDefaults()
 }
 
 func (o *DialOptions) settings() settings {
-	return settings{o.Limit, o.Queue, o.PingInterval, o.PingTimeout, o.WriteTimeout, o.CloseTimeout}.withDefaults()
+	return settings{o.Limit, o.Queue, o.PingInterval, o.PingTimeout, o.WriteTimeout, o.CloseTimeout, o.OnPong}.withDefaults()
 }
 
 func (s settings) withDefaults() settings {
@@ -121,5 +127,6 @@ func (s settings) withDefaults() settings {
 		pingTimeout:  cmp.Or(s.pingTimeout, defaultPingTimeout),
 		writeTimeout: cmp.Or(s.writeTimeout, defaultWriteTimeout),
 		closeTimeout: cmp.Or(max(s.closeTimeout, 0), defaultCloseTimeout),
+		onPong:       s.onPong,
 	}
 }

@@ -80,8 +80,9 @@ func (ps *pings) remove(p *ping) {
 }
 
 // answered takes a pong. It answers the pings before it too, because a peer
-// may answer only the newest (RFC 6455, section 5.5.3). Others are nobody's.
-func (ps *pings) answered(payload []byte) {
+// may answer only the newest (RFC 6455, section 5.5.3). It reports whether there
+// was such a ping.
+func (ps *pings) answered(payload []byte) bool {
 	ps.Lock()
 	defer ps.Unlock()
 	for i, p := range ps.waiting {
@@ -91,9 +92,10 @@ func (ps *pings) answered(payload []byte) {
 				close(p.done)
 			}
 			ps.waiting = ps.waiting[i+1:]
-			return
+			return true
 		}
 	}
+	return false
 }
 
 func (ps *pings) finish(err error) {
