@@ -1,0 +1,134 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"syscall"
+	"unicode/utf8"
+
+	"fanfare/internal/terminal"
+	"fanfare/websocket"
+)
+
+// lineReader reads lines of any length and keeps no more than a limit of each.
+type lineReader struct {
+	r      *bufio.Reader
+	limit  int
+	number int // of the last line read, from 1 on
+}
+
+func newLineReader(r io.Reader, limit int64) *lineReader {
+	return &lineReader{r: bufio.NewReaderSize(r, 64<<10), limit: int(limit)}
+}
+
+// next returns the next line without its line break (LF, or CRLF) and how many bytes
+// it has. line is nil if they are more than the limit; the rest of the line
+// has been read all the same. A last line may lack its line break. At the end, io.EOF.
+func (l *lineReader) next() (line []byte, length int, err error) {
+	var kept []byte
+	var last byte // of what was read before part
+	for {
+		part, err := l.r.ReadSlice('\n')
+		length += len(part)
+		if len(kept) <= l.limit+2 {
+			kept = append(kept, part...)
+		}
+		switch {
+		case errors.Is(err, bufio.ErrBufferFull):
+			last = part[len(part)-1]
+			continue
+		case err != nil && (length == 0 || !errors.Is(err, io.EOF)):
+			return nil, 0, err
+		}
+		l.number++
+		if err == nil { // there is a line break
+			length--
+			if n := len(part); n > 1 {
+				last = part[n-2]
+			}
+			if last == '\r' {
+				length--
+			}
+		}
+		if length > l.limit {
+			return nil, length, nil
+		}
+		kept = kept[:length]
+		if kept == nil {
+			kept = []byte{}
+		}
+		return kept, length, nil
+	}
+}
+
+// sendLines sends each line of in as a text message. A line that cannot be
+// sent is reported and left out; then the error at the end says how many were.
+func sendLines(ctx context.Context, l *link, in io.Reader, limit int64, io_ stdio) error {
+	lines := newLineReader(in, limit)
+	left := 0
+	for {
+		line, length, err := lines.next()
+		switch {
+		case errors.Is(err, io.EOF):
+			if left > 0 {
+				return fmt.Errorf("%d of %d lines were not sent", left, lines.number)
+			}
+			return nil
+		case err != nil:
+			return fmt.Errorf("reading standard input: %w", err)
+		case line == nil:
+			io_.say("line %d was not sent: it has %d bytes, and --max-message allows %d", lines.number, length, limit)
+			left++
+			continue
+		case !utf8.Valid(line): // RFC 6455, section 5.6: a text message is UTF-8
+			io_.say("line %d was not sent: it is not UTF-8, as a text message must be", lines.number)
+			left++
+			continue
+		}
+		if err := l.send(ctx, &outgoing{typ: websocket.Text, data: line, number: lines.number}); err != nil {
+			return err
+		}
+	}
+}
+
+// A printer writes messages to standard output, one at a time.
+type printer struct {
+	mu   sync.Mutex
+	out  io.Writer
+	safe bool // out is a terminal: nothing may drive it
+	buf  []byte
+}
+
+func newPrinter(out io.Writer) *printer { return &printer{out: out, safe: isTerminal(out)} }
+
+// message writes a message and a line break: on a terminal made harmless, else byte
+// for byte.
+func (p *printer) message(typ websocket.MessageType, data []byte) error {
+	switch {
+	case !p.safe:
+		return p.line(data)
+	case typ == websocket.Binary:
+		return p.line(fmt.Appendf(nil, "<binary, %d bytes>", len(data)))
+	}
+	return p.line([]byte(terminal.Printable(string(data))))
+}
+
+// line writes a line in one call. When nobody reads any more it returns
+// errStop: `| head -1` is no failure.
+func (p *printer) line(data []byte) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.buf = append(append(p.buf[:0], data...), '\n')
+	_, err := p.out.Write(p.buf)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, syscall.EPIPE), errors.Is(err, io.ErrClosedPipe):
+		return errStop
+	}
+	return fmt.Errorf("writing standard output: %w", err)
+}

@@ -1,0 +1,539 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+
+	"fanfare/websocket"
+)
+
+// A link is one plain WebSocket connection that comes back when it is lost.
+//
+// # What is sent
+//
+// A message handed over by send or trySend waits in the queue until the server
+// has confirmed it: RFC 6455 has no acknowledgements, but a server answers a ping after
+// what came before it (section 5.5.3 lets it answer only the newest), so a pong says that the
+// messages before the ping have been read. What was not confirmed when the connection broke is sent again,
+// so that a message may arrive twice but is not lost in silence; three broken connections
+// in a row with the same message first in the queue end the link, for then it may be
+// what breaks them.
+//
+// # What arrives
+//
+// Any server may be at the other end. A Fanfare server, asked to by a header,
+// tells how far into the channel it has taken us: in the handshake's answer, and in a
+// pong that nobody asked for after each batch of messages (section 5.5.3 permits
+// those, others ignore them). After a loss we ask for what follows that
+// position. What had arrived after the last position told comes again then; it is recognised by
+// its bytes and left out. With other servers a link just goes on with what is new.
+type link struct {
+	linkConfig
+	ended chan struct{} // closed when run returns
+
+	mu        sync.Mutex
+	changed   chan struct{} // closed and replaced whenever something below changes
+	queue     []*outgoing   // unconfirmed, oldest first
+	bytes     int           // of the queue
+	written   int           // how many of queue went out over the connection under way
+	online    bool
+	finishing bool          // nothing will be added to the queue
+	lastHeard time.Time     // when the last message came
+	roundTrip time.Duration // of the last ping
+	told      []told        // positions that read has not come to yet
+
+	// owned by run's goroutine, which also reads
+	everOnline bool
+	fanfare    bool     // the server tells positions
+	position   string   // the last one told
+	fresh      []uint64 // hashes of the messages since position, oldest first
+	expected   []uint64 // hashes of messages that have to come again, oldest first
+}
+
+// linkConfig is what a command wants of its link. The functions may be nil. They
+// are called from the link's goroutines, one at a time each.
+type linkConfig struct {
+	url     *url.URL
+	since   string // from the user: for the first connection only
+	options websocket.DialOptions
+
+	once    bool          // a lost connection is the end
+	patient bool          // a first attempt that fails is not the end
+	linger  time.Duration // before closing, wait until nothing came for so long
+
+	// onMessage takes what arrives. An error ends the link, and run returns it.
+	onMessage func(typ websocket.MessageType, data []byte) error
+	onState   func(linkState)
+	onSent    func(m *outgoing) // m went out, for the first time
+	onQueue   func()            // which messages wait has changed
+}
+
+// outgoing is a message on its way.
+type outgoing struct {
+	typ    websocket.MessageType
+	data   []byte
+	number int  // which line it was, for errors
+	sent   bool // at least once
+	tries  int  // connections that broke with this one at the queue's front
+}
+
+// linkState is what a link tells about itself.
+type linkState struct {
+	connected bool
+	fanfare   bool          // connected: to a Fanfare server
+	wait      time.Duration // not connected: the time to the next attempt; 0 during one
+	reason    string        // why there is a wait
+}
+
+// told is a position that the server told after so many messages of a connection.
+type told struct {
+	position string
+	messages int64
+}
+
+const (
+	queueMessages = 1000    // unconfirmed
+	queueBytes    = 4 << 20 // unconfirmed, except that one message may always be there
+	freshMessages = 16384   // remembered since the last position
+	maxTries      = 3
+	steady        = 10 * time.Second // a connection that lasted so long was good
+	lingerMost    = 5 * time.Second  // on a channel that is never quiet
+	positionName  = "Fanfare-Position"
+)
+
+// errStop ends a link from within onMessage, in order and without an error.
+var errStop = errors.New("enough")
+
+var errQueueFull = errors.New("1,000 lines wait to be sent already: wait until the connection is back")
+
+func newLink(cfg linkConfig) *link {
+	header := cfg.options.Header.Clone()
+	if header == nil {
+		header = http.Header{}
+	}
+	if header.Get(positionName) == "" {
+		header.Set(positionName, "pong")
+	}
+	cfg.options.Header = header
+	return &link{linkConfig: cfg, ended: make(chan struct{}), changed: make(chan struct{})}
+}
+
+// change wakes whoever waits for something in the queue. The caller holds mu.
+func (l *link) change() {
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+func (l *link) full(more int) bool {
+	return len(l.queue) >= queueMessages || len(l.queue) > 0 && l.bytes+more > queueBytes
+}
+
+// send hands a message over and waits while the queue is full. It fails when
+// ctx or the link ends.
+func (l *link) send(ctx context.Context, m *outgoing) error {
+	for {
+		l.mu.Lock()
+		if !l.full(len(m.data)) {
+			l.add(m)
+			l.mu.Unlock()
+			return nil
+		}
+		changed := l.changed
+		l.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-l.ended:
+			return errStop
+		}
+	}
+}
+
+// trySend hands a message over, or fails at once.
+func (l *link) trySend(m *outgoing) error {
+	l.mu.Lock()
+	if l.full(len(m.data)) {
+		l.mu.Unlock()
+		return errQueueFull
+	}
+	l.add(m)
+	l.mu.Unlock()
+	l.queueChanged()
+	return nil
+}
+
+func (l *link) add(m *outgoing) {
+	l.queue = append(l.queue, m)
+	l.bytes += len(m.data)
+	l.change()
+}
+
+// finish says that nothing more will be sent: run confirms what is in the
+// queue, closes in order and returns.
+func (l *link) finish() {
+	l.mu.Lock()
+	l.finishing = true
+	l.change()
+	l.mu.Unlock()
+}
+
+// unconfirmed returns the messages of which nobody knows whether they arrived,
+// and those that never went out.
+func (l *link) unconfirmed() (doubtful, unsent int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, m := range l.queue {
+		if m.sent {
+			doubtful++
+		} else {
+			unsent++
+		}
+	}
+	return doubtful, unsent
+}
+
+// waiting returns the texts in the queue that have to go out, oldest first.
+func (l *link) waiting() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var texts []string
+	for _, m := range l.queue[l.written:] {
+		texts = append(texts, string(m.data))
+	}
+	return texts
+}
+
+func (l *link) isOnline() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.online
+}
+
+func (l *link) state(s linkState) {
+	l.mu.Lock()
+	l.online = s.connected
+	l.change()
+	l.mu.Unlock()
+	if l.onState != nil {
+		l.onState(s)
+	}
+}
+
+func (l *link) queueChanged() {
+	if l.onQueue != nil {
+		l.onQueue()
+	}
+}
+
+// run keeps the link until it ends: nil when it was finished, the server said
+// goodbye, onMessage had enough or ctx ended; else an error with its exit code.
+func (l *link) run(ctx context.Context) error {
+	defer close(l.ended)
+	var pause backoff
+	for {
+		l.state(linkState{})
+		conn, answer, err := l.dial(ctx)
+		var least time.Duration // before the next attempt
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				_ = conn.CloseNow()
+			}
+			return nil
+		case err != nil:
+			failure := explainDial(l.url, answer, err)
+			if failure.final || l.once || !l.everOnline && !l.patient {
+				return &exitError{exitConnect, failure}
+			}
+			err, least = failure, failure.retryAfter
+		default:
+			began := time.Now()
+			var lost bool
+			if lost, err = l.session(ctx, conn, answer); !lost || ctx.Err() != nil {
+				return err
+			}
+			if l.once {
+				return &exitError{exitClosed, err}
+			}
+			if stuck := l.takeBack(); stuck != nil {
+				return &exitError{exitClosed, stuck}
+			}
+			if time.Since(began) >= steady {
+				pause.reset()
+			}
+		}
+		wait := max(pause.next(), least)
+		l.state(linkState{wait: wait, reason: err.Error()})
+		l.queueChanged()
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		}
+	}
+}
+
+// dial makes one connection, from the position on if there is one.
+func (l *link) dial(ctx context.Context) (*websocket.Conn, *http.Response, error) {
+	u := *l.url
+	since := l.position
+	if !l.everOnline {
+		since = l.since
+	}
+	if since != "" {
+		q := u.Query()
+		q.Set("since", since)
+		u.RawQuery = q.Encode()
+	}
+	options := l.options
+	options.OnPong = l.reached
+	return websocket.Dial(ctx, u.String(), &options)
+}
+
+// takeBack makes what was written but not confirmed wait again. It returns an
+// error when the queue's first message seems to be what breaks connections.
+func (l *link) takeBack() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.told = nil
+	if l.written > 0 {
+		first := l.queue[0]
+		if first.tries++; first.tries >= maxTries {
+			return fmt.Errorf("the connection broke %d times right after line %d was sent, so that line may be why", maxTries, first.number)
+		}
+	}
+	l.written = 0
+	return nil
+}
+
+// session is the life of one connection. When it returns, the connection is
+// gone and all that arrived has been handed on. lost says that another
+// connection may go on where this one ended, and err why it did.
+func (l *link) session(ctx context.Context, conn *websocket.Conn, answer *http.Response) (lost bool, err error) {
+	l.everOnline = true
+	l.meet(answer.Header.Get(positionName))
+	l.state(linkState{connected: true, fanfare: l.fanfare})
+
+	life, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var others sync.WaitGroup
+	others.Go(func() { l.write(life, conn) })
+	others.Go(func() { l.confirm(life, conn) })
+	others.Go(func() { l.leave(ctx, life, conn) })
+	err = l.read(conn)
+	stop()
+	others.Wait()
+	_ = conn.CloseNow()
+
+	doubtful, unsent := l.unconfirmed()
+	switch code := websocket.CloseCode(err); {
+	case errors.Is(err, errStop) || ctx.Err() != nil:
+		return false, nil
+	case code == 0: // onMessage's
+		return false, err
+	case l.isFinishing() && doubtful+unsent == 0:
+		return false, nil
+	case goodbye(code) && doubtful+unsent == 0:
+		return false, nil
+	case goodbye(code):
+		return false, &exitError{exitClosed, fmt.Errorf("the server closed the connection before it confirmed the last %d lines", doubtful+unsent)}
+	case !returns(err):
+		return false, &exitError{exitClosed, explainClose(err)}
+	}
+	return true, explainClose(err)
+}
+
+// read hands on what arrives until the connection has ended, and returns why,
+// or what onMessage returned.
+func (l *link) read(conn *websocket.Conn) error {
+	var enough error
+	var closing sync.WaitGroup
+	defer closing.Wait()
+	for read := int64(0); ; read++ {
+		typ, data, err := conn.Read(context.Background())
+		l.moveOn(read)
+		switch {
+		case err != nil && enough != nil:
+			return enough
+		case err != nil:
+			return err
+		case enough != nil || !l.isNew(typ, data):
+			continue // while closing, reading on is what lets the server's close frame in
+		}
+		l.mu.Lock()
+		l.lastHeard = time.Now()
+		l.mu.Unlock()
+		if err := l.onMessage(typ, data); err != nil {
+			enough = err
+			closing.Go(func() { _ = conn.Close(websocket.NormalClosure, "") })
+		}
+	}
+}
+
+// write sends what waits in the queue, until life ends.
+func (l *link) write(life context.Context, conn *websocket.Conn) {
+	for {
+		l.mu.Lock()
+		changed := l.changed
+		var m *outgoing
+		first := false
+		if l.written < len(l.queue) {
+			m = l.queue[l.written]
+			first, m.sent = !m.sent, true
+		}
+		l.mu.Unlock()
+		if m == nil {
+			select {
+			case <-changed:
+				continue
+			case <-life.Done():
+				return
+			}
+		}
+		if err := conn.Write(life, m.typ, m.data); err != nil {
+			if conn.Err() == nil && life.Err() == nil {
+				_ = conn.CloseNow() // it cannot be written to, so it is of no use; read will notice
+			}
+			return
+		}
+		l.mu.Lock()
+		l.written++
+		l.change()
+		l.mu.Unlock()
+		if first && l.onSent != nil {
+			l.onSent(m)
+		}
+		l.queueChanged()
+	}
+}
+
+// confirm asks with pings what has been read, and takes it off the queue.
+func (l *link) confirm(life context.Context, conn *websocket.Conn) {
+	for {
+		l.mu.Lock()
+		n, changed := l.written, l.changed
+		l.mu.Unlock()
+		if n == 0 {
+			select {
+			case <-changed:
+				continue
+			case <-life.Done():
+				return
+			}
+		}
+		roundTrip, err := conn.Ping(life)
+		if err != nil {
+			return
+		}
+		l.mu.Lock()
+		l.roundTrip = roundTrip
+		for _, m := range l.queue[:n] {
+			l.bytes -= len(m.data)
+		}
+		clear(l.queue[:n])
+		l.queue = l.queue[n:]
+		l.written -= n
+		l.change()
+		l.mu.Unlock()
+	}
+}
+
+// leave closes the connection in order when ctx ends, or when the link is
+// finished, everything is confirmed and what the server answers to it has had time to come.
+func (l *link) leave(ctx, life context.Context, conn *websocket.Conn) {
+	var since time.Time // zero: there is still something to confirm
+	for {
+		l.mu.Lock()
+		changed := l.changed
+		if since.IsZero() && l.finishing && len(l.queue) == 0 {
+			since = time.Now()
+		}
+		heard, quiet := l.lastHeard, max(l.linger, 2*l.roundTrip)
+		l.mu.Unlock()
+		var enough <-chan time.Time
+		if !since.IsZero() {
+			if heard.Before(since) {
+				heard = since
+			}
+			left := min(time.Until(heard.Add(quiet)), time.Until(since.Add(lingerMost)))
+			if left <= 0 || l.linger == 0 {
+				break
+			}
+			changed, enough = nil, time.After(left)
+		}
+		select {
+		case <-changed:
+			continue
+		case <-enough:
+			continue
+		case <-life.Done():
+			return
+		case <-ctx.Done():
+		}
+		break
+	}
+	_ = conn.Close(websocket.NormalClosure, "") // how it ended is read's to tell
+}
+
+func (l *link) isFinishing() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.finishing
+}
+
+// meet begins a connection with the position that the server told, or none.
+func (l *link) meet(position string) {
+	expected := append(l.fresh, l.expected...)
+	if position == "" || position != l.position {
+		expected = nil // it begins elsewhere: the first time, or because history was lost
+	}
+	l.fresh, l.expected = nil, expected
+	l.position, l.fanfare = position, position != ""
+}
+
+// reached is told of a pong that nobody asked for, which may be ahead of read.
+func (l *link) reached(payload []byte, messages int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.told = append(l.told, told{string(payload), messages})
+}
+
+// moveOn takes over what reached was told, up to where read has handed on messages.
+func (l *link) moveOn(read int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for len(l.told) > 0 && l.told[0].messages <= read {
+		if l.fanfare {
+			l.position, l.fresh = l.told[0].position, nil
+		}
+		l.told = l.told[1:]
+	}
+}
+
+var hashSeed = maphash.MakeSeed()
+
+// isNew reports whether a message has not been handed on before.
+func (l *link) isNew(typ websocket.MessageType, data []byte) bool {
+	if !l.fanfare {
+		return true
+	}
+	hash := maphash.Bytes(hashSeed, data) + uint64(typ)
+	if len(l.fresh) < freshMessages {
+		l.fresh = append(l.fresh, hash)
+	}
+	if i := slices.Index(l.expected, hash); i >= 0 {
+		l.expected = l.expected[i+1:] // what stands before it was a notice, and those do not come again
+		return false
+	}
+	l.expected = nil
+	return true
+}

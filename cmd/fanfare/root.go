@@ -1,0 +1,129 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+// stdio is where a command reads and writes: the process's own, except in tests.
+type stdio struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+// isTerminal reports whether f is a terminal.
+func isTerminal(f any) bool {
+	file, ok := f.(*os.File)
+	return ok && term.IsTerminal(int(file.Fd()))
+}
+
+// say writes one line for people to standard error.
+func (s stdio) say(format string, args ...any) {
+	fmt.Fprintf(s.err, "fanfare: "+format+"\n", args...)
+}
+
+// run runs the command line and returns the exit code.
+func run(args []string, io stdio) int {
+	root := newRoot(io)
+	root.SetArgs(args)
+	root.SetIn(io.in)
+	root.SetOut(io.out)
+	root.SetErr(io.err)
+	cmd, err := root.ExecuteC()
+	if err == nil {
+		return exitFine
+	}
+	if text := err.Error(); text != "" {
+		io.say("%s", text)
+	}
+	code := exitCode(err)
+	if code == exitUsage {
+		fmt.Fprintf(io.err, "Run `%s --help` for what it takes.\n", cmd.CommandPath())
+	}
+	return code
+}
+
+func newRoot(io stdio) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "fanfare",
+		Short: "Broadcast in real time: what one client says into a channel, everyone listening hears",
+		Long: `Fanfare is a real-time broadcast server and its clients in one program.
+
+Whatever one client says into a channel, everyone listening hears: in order
+and at once. One URL is one channel: http://localhost:8765/chat/general is the
+channel chat/general for a browser, for curl and for any WebSocket client.
+
+Every flag can also be given in the environment: --max-message as
+FANFARE_MAX_MESSAGE. A flag wins over the environment, which wins over the default.
+
+Exit codes: 0 fine, 1 something failed, 2 wrong usage, 4 could not connect,
+5 the connection was closed abnormally.`,
+		Example: `  fanfare serve                        # then open http://127.0.0.1:8765/
+  fanfare connect                      # talk, in a second terminal
+  fanfare connect chat/general --name alice
+  fanfare publish chat/general "Dinner is ready"
+  fanfare subscribe chat/general --json`,
+		Version:       version(),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		// With Args and RunE of its own the root sees unknown commands itself.
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			text := fmt.Sprintf("there is no command %q", args[0])
+			if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
+				text += fmt.Sprintf("; did you mean %s?", strings.Join(s, " or "))
+			}
+			return usage(errors.New(text))
+		},
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			return fromEnvironment(cmd.Flags(), os.LookupEnv)
+		},
+	}
+	root.SuggestionsMinimumDistance = 2
+	root.SetVersionTemplate("fanfare {{.Version}}\n")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
+	root.AddCommand(serveCommand(io), connectCommand(io), subscribeCommand(io), publishCommand(io))
+	root.InitDefaultCompletionCmd()
+	return root
+}
+
+// arguments wraps a check of cobra's so that what it refuses is wrong usage.
+func arguments(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return usage(err)
+		}
+		return nil
+	}
+}
+
+// version is what the binary was built from: a release, else the commit.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return v
+	}
+	revision, changed := "", ""
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision" && len(s.Value) >= 12:
+			revision = " " + s.Value[:12]
+		case s.Key == "vcs.modified" && s.Value == "true":
+			changed = ", changed"
+		}
+	}
+	return "development" + revision + changed
+}

@@ -1,0 +1,126 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"fanfare/websocket"
+)
+
+func subscribeCommand(io stdio) *cobra.Command {
+	var flags dialFlags
+	var asJSON bool
+	var count int
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "subscribe URL",
+		Short: "Print what is said in a channel, a message a line",
+		Long: `Print every message of a channel, one a line, until interrupted, until --count
+messages have come, until --timeout has passed or until the server says goodbye.
+` + targetHelp + `
+
+Messages are printed byte for byte, and a line break after each; on a terminal, control
+characters are made visible. With --json each is an object on one line:
+
+  {"type":"text","data":"[17:03:12] alice: hi","time":"2026-11-22T17:03:12.345Z"}
+  {"type":"json","data":{"type":"chat","content":"hi"},"time":…}   a text that is a JSON object
+  {"type":"binary","data":"AAEC","time":…}                        base64
+
+where time is when the message arrived here. A lost connection is made again, and
+a Fanfare server then sends what was missed.
+
+The exit code is 0 when --count messages came, 1 when the --timeout or the server's goodbye came before
+the last of them. Without --count both are a normal end, 0.`,
+		Example: `  fanfare subscribe chat/general
+  fanfare subscribe chat/general --json | jq .data
+  fanfare subscribe jobs/42 --count 1 --timeout 30s`,
+		Args: arguments(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			u, err := flags.target(args[0])
+			switch {
+			case err != nil:
+				return err
+			case cmd.Flags().Changed("count") && count <= 0:
+				return usage(fmt.Errorf("--count is %d: it must be 1 or more", count))
+			case cmd.Flags().Changed("timeout") && timeout <= 0:
+				return usage(fmt.Errorf("--timeout is %v: it must be longer than nothing", timeout))
+			}
+			signal.Ignore(syscall.SIGPIPE) // see connectPipe
+			ctx, stop := untilInterrupted(nil)
+			defer stop()
+			limited := ctx
+			if timeout > 0 {
+				var cancel context.CancelFunc
+				limited, cancel = context.WithTimeout(ctx, timeout)
+				defer cancel()
+			}
+			out := newPrinter(io.out)
+			got, closed := 0, false // closed: nobody reads what we print
+			l := newLink(linkConfig{
+				url: u, since: flags.since, options: flags.options(),
+				onState: sayStates(u, io),
+				onMessage: func(typ websocket.MessageType, data []byte) error {
+					var err error
+					if asJSON {
+						err = out.line(jsonLine(typ, data, time.Now()))
+					} else {
+						err = out.message(typ, data)
+					}
+					if err != nil {
+						closed = true
+						return err
+					}
+					if got++; got == count {
+						return errStop
+					}
+					return nil
+				},
+			})
+			err = l.run(limited)
+			switch {
+			case err != nil:
+				return err
+			case count == 0 || got == count || closed:
+				return nil
+			case limited.Err() != nil && ctx.Err() == nil:
+				return fmt.Errorf("%d of %d messages came within %v", got, count, timeout)
+			}
+			return fmt.Errorf("%d of %d messages came", got, count)
+		},
+	}
+	flags.register(cmd)
+	flags.registerSince(cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print each message as a JSON object")
+	cmd.Flags().IntVarP(&count, "count", "n", 0, "end after so many messages (default: never)")
+	cmd.Flags().DurationVar(&timeout, "timeout", 0, "end after this time, such as 30s (default: never)")
+	return cmd
+}
+
+// jsonLine is a message as `subscribe --json` prints it.
+func jsonLine(typ websocket.MessageType, data []byte, at time.Time) []byte {
+	m := struct {
+		Type string `json:"type"`
+		Data any    `json:"data"`
+		Time string `json:"time"`
+	}{"text", string(data), at.Format(time.RFC3339Nano)}
+	switch trimmed := bytes.TrimSpace(data); {
+	case typ == websocket.Binary:
+		m.Type, m.Data = "binary", data
+	case len(trimmed) > 0 && trimmed[0] == '{' && json.Valid(trimmed):
+		m.Type, m.Data = "json", json.RawMessage(trimmed)
+	}
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(m); err != nil { // cannot happen: strings, and JSON found valid
+		return fmt.Appendf(nil, `{"type":"error","data":%q}`, err)
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+}
