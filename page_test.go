@@ -333,9 +333,11 @@ func (p pageTab) photograph() {
 				})
 				return err
 			}))
-		// Nothing sticks out, and iOS zooms into what is smaller than 16 px.
+		// The newest message stays in sight, nothing sticks out, and nothing
+		// that one types into is smaller than 16 px, which iOS would zoom into.
 		p.until(`innerWidth === 390 && document.documentElement.scrollWidth <= 390 &&
 			document.querySelector('#composer').getBoundingClientRect().bottom <= innerHeight &&
+			document.querySelector('#rows').lastChild.getBoundingClientRect().bottom <= document.querySelector('#composer').getBoundingClientRect().top &&
 			[...document.querySelectorAll('#rows > *')].every(row => row.getBoundingClientRect().right <= 390) &&
 			parseFloat(getComputedStyle(document.querySelector('#text')).fontSize) >= 16`)
 		shot, err := chromedp.Run(p, chromedp.CaptureScreenshot())

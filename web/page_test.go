@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -30,6 +31,7 @@ type stage struct {
 	history []message
 	sockets map[*websocket.Conn]chan string
 
+	closed   bool                // to everyone, and says why
 	refusing bool                // new sockets
 	deaf     bool                // what clients send is lost
 	opened   chan map[string]any // query settings of each socket, in order
@@ -78,6 +80,11 @@ func (s *stage) after(since string) ([]message, bool) {
 func (s *stage) page(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		io.WriteString(w, `{"error":{"code":"closed","message":"the hall is closed until noon"}}`)
+		return
+	}
 	limit, _ := strconv.Atoi(r.FormValue("limit"))
 	answer := struct {
 		Position string    `json:"position"`
@@ -474,10 +481,10 @@ func TestPage(t *testing.T) {
 		s := newStage(t)
 		b := open(t, s.URL+"/chat?name=alice")
 		b.online()
-		for i := range 6000 {
+		for i := range 4500 {
 			s.say("bob", strconv.Itoa(i))
 		}
-		b.until(`document.querySelector('#rows').lastChild?.querySelector('.text').textContent === '5999'`)
+		b.until(`document.querySelector('#rows').lastChild?.querySelector('.text').textContent === '4499'`)
 		b.until(`document.querySelector('#rows').childElementCount <= 2000`)
 		s.set(&s.refusing, true)
 		s.cut()
@@ -488,10 +495,59 @@ func TestPage(t *testing.T) {
 		b.until(`document.querySelector('#rows').lastChild.querySelector('.text').textContent === 'after'`)
 		rows := b.rows()
 		for i := 1; i < min(100, len(rows)-1); i++ {
-			if want := fmt.Sprintf("bob: %d", 6000-i); rows[len(rows)-1-i] != want {
+			if want := fmt.Sprintf("bob: %d", 4500-i); rows[len(rows)-1-i] != want {
 				t.Fatalf("row %d from the end is %q, want %q", i, rows[len(rows)-1-i], want)
 			}
 		}
+	})
+
+	t.Run("reading further up", func(t *testing.T) {
+		s := newStage(t)
+		for i := range 100 {
+			s.say("bob", strconv.Itoa(i))
+		}
+		b := open(t, s.URL+"/chat?name=alice")
+		b.online()
+		const distance = `(log => log.scrollHeight - log.clientHeight - log.scrollTop)(document.querySelector('#log'))`
+		b.until(distance + ` < 2 && document.querySelector('#newest').hidden`)
+		b.do(chromedp.Evaluate[chromedp.Void](`document.querySelector('#log').scrollTop = 50`))
+		b.until(`!document.querySelector('#newest').hidden`)
+		s.say("bob", "news")
+		b.until(`document.querySelector('#newest').textContent === '↓ 1 new message' && document.querySelector('#log').scrollTop === 50`)
+		b.do(chromedp.Click(chromedp.CSS("#newest")))
+		b.until(distance + ` < 2 && document.querySelector('#newest').hidden`)
+	})
+
+	t.Run("closed, and woken later", func(t *testing.T) {
+		s := newStage(t)
+		s.say("bob", "hello")
+		s.set(&s.closed, true)
+		b := open(t, s.URL+"/chat?name=alice")
+		b.until(`document.querySelector('#why').textContent === 'The server answers 503: the hall is closed until noon.'`)
+		s.set(&s.closed, false)
+		b.do(chromedp.Click(chromedp.CSS("#now")))
+		b.online()
+		b.until(`document.querySelector('#trouble').hidden`)
+		b.shows("bob: hello")
+		<-s.opened
+		// An open socket proves nothing after the network was away: another one takes over, and nothing is seen of it.
+		b.do(chromedp.Evaluate[chromedp.Void](`dispatchEvent(new Event('online'))`))
+		<-s.opened
+		b.online()
+		s.say("bob", "still there")
+		b.shows("bob: hello", "bob: still there")
+	})
+
+	t.Run("names and commands", func(t *testing.T) {
+		s := newStage(t)
+		b := open(t, s.URL+"/it's;$(x)%20here?name=%20a%09"+strings.Repeat("ü", 100))
+		b.online()
+		if first := <-s.opened; first["name"] != "a "+strings.Repeat("ü", 62) {
+			t.Errorf("the name is %q, want it without control characters and 64 characters long", first["name"])
+		}
+		// What is copied into a shell is one word for it.
+		b.until(`document.querySelector('[data-command=say] code').textContent === "curl -d Hello '" + location.origin + "/it%27s;$(x)%20here'"`)
+		b.until(`document.querySelector('[data-command=connect] code').textContent.startsWith("fanfare connect 'ws://")`)
 	})
 
 	t.Run("another channel under a prefix", func(t *testing.T) {
