@@ -270,7 +270,7 @@ func (in *inbox) finish(err error) {
 
 // catchUp holds up the end, a peer's close frame or a breach of the protocol,
 // until the application has read what came before and asks for more: its
-// answers can still go out until then. Nobody waits for one that does not read.
+// answers can still go out until then. One that does not read is not waited for long.
 func (c *Conn) catchUp() {
 	patience := time.NewTimer(lingering)
 	defer patience.Stop()
@@ -288,7 +288,7 @@ func (c *Conn) catchUp() {
 func (in *inbox) caughtUp() bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return !in.used || in.waiting && len(in.frames) == 0
+	return len(in.frames) == 0 && (in.waiting || !in.used)
 }
 
 // take returns the next frame. Whoever calls it holds the read turn.
