@@ -67,6 +67,7 @@ type linkConfig struct {
 	once    bool          // a lost connection is the end
 	patient bool          // a first attempt that fails is not the end
 	linger  time.Duration // before closing, wait until nothing came for so long
+	pause   backoff       // between two attempts
 
 	// onMessage takes what arrives. An error ends the link, and run returns it.
 	onMessage func(typ websocket.MessageType, data []byte) error
@@ -237,7 +238,7 @@ func (l *link) queueChanged() {
 // goodbye, onMessage had enough or ctx ended; else an error with its exit code.
 func (l *link) run(ctx context.Context) error {
 	defer close(l.ended)
-	var pause backoff
+	pause := l.pause
 	for {
 		l.state(linkState{})
 		conn, answer, err := l.dial(ctx)

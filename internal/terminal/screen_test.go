@@ -109,14 +109,15 @@ func quits(cmd tea.Cmd) bool {
 }
 
 func TestWhatArrivesStandsInColumns(t *testing.T) {
-	d := newDesk(t, 44, 8)
-	d.hear("[17:03:12] bob: hi", "[17:03:15] alice: hello, this is a line that wraps", "[17:03:16] nobody in particular", `{"type":"chat"}`)
-	d.want(0, "")
-	d.want(1, "17:03:12    bob  hi")
-	d.want(2, "17:03:15  alice  hello, this is a line that")
-	d.want(3, "                 wraps")
-	d.want(4, "17:03:16         nobody in particular")
-	d.want(5, `12:00:00         {"type":"chat"}`)
+	d := newDesk(t, 44, 9)
+	d.hear("[17:03:12] bob: hi", "[17:03:15] alice: hello, this is a line that wraps", "[17:03:16] nobody in particular", `{"type":"chat"}`, "[17:03:17] * 3 messages skipped", "[17:03:18] bob: * waves")
+	d.want(0, "17:03:12    bob  hi")
+	d.want(1, "17:03:15  alice  hello, this is a line that")
+	d.want(2, "                 wraps")
+	d.want(3, "17:03:16         nobody in particular")
+	d.want(4, `12:00:00         {"type":"chat"}`)
+	d.want(5, "17:03:17      ·  3 messages skipped")
+	d.want(6, "17:03:18    bob  * waves")
 }
 
 func TestWhatArrivesDoesNotTearTheLine(t *testing.T) {

@@ -42,8 +42,8 @@ type entry struct {
 }
 
 // stamped is what a Fanfare server makes of a plain text: the server's local
-// time and, if the sender has a name, the name.
-var stamped = regexp.MustCompile(`^\[(\d\d:\d\d:\d\d)\] (?:([^\s:][^:\n]{0,63}): )?`)
+// time and, if the sender has a name, the name; or the star of a notice of the server's own.
+var stamped = regexp.MustCompile(`^\[(\d\d:\d\d:\d\d)\] (?:([^\s:][^:\n]{0,31}): )?(\* )?`)
 
 // newEntry reads a text as a message. Without a stamp of the server's, the
 // stamp is the time it arrived.
@@ -51,6 +51,11 @@ func newEntry(at time.Time, text string) entry {
 	e := entry{kind: said, stamp: at.Format(time.TimeOnly)}
 	if m := stamped.FindStringSubmatch(text); m != nil {
 		e.stamp, e.name = m[1], Printable(m[2])
+		if m[3] != "" && m[2] == "" {
+			e.kind = notice
+		} else {
+			m[0] = m[0][:len(m[0])-len(m[3])]
+		}
 		text = text[len(m[0]):]
 	}
 	e.text = shown(text)
