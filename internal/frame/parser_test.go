@@ -427,3 +427,33 @@ func TestParserLowerLimit(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A parser is idle between two messages and nowhere else: whoever drops an
+// idle one loses nothing.
+func TestParserIdle(t *testing.T) {
+	var p Parser
+	c := &collect{parser: &p}
+	if !p.Idle() {
+		t.Error("a new parser is not idle")
+	}
+	for _, part := range []struct {
+		wire []byte
+		idle bool // after it
+	}{
+		{masked(Ping, true, "p"), true},
+		{masked(Text, false, "a"), false},
+		{masked(Ping, true, ""), false},
+		{masked(Continuation, false, ""), false},
+		{masked(Continuation, true, "b"), true},
+		{masked(Binary, true, ""), true},
+	} {
+		for i := range part.wire {
+			if err := p.Push(bytes.Clone(part.wire[i:i+1]), &fromClient, c); err != nil {
+				t.Fatal(err)
+			}
+			if last := i == len(part.wire)-1; p.Idle() != (last && part.idle) {
+				t.Fatalf("% x, after byte %d: idle %v", part.wire, i, p.Idle())
+			}
+		}
+	}
+}
