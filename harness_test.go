@@ -226,6 +226,7 @@ func (p *person) leave() {
 		p.t.Fatalf("left with 1000, answered with %d", code)
 	}
 	p.ended()
+	p.conn.Close()
 }
 
 // eventually waits until what holds does.

@@ -1,0 +1,301 @@
+package fanfare_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"fanfare"
+	"fanfare/internal/frame"
+)
+
+// Many speak at once; everybody hears everything, in one order.
+func TestOneOrderForAll(t *testing.T) {
+	const speakers, each, listeners = 8, 200, 5
+	s := perform(t, fanfare.Config{History: speakers * each})
+	sub, err := s.Subscribe(t.Context(), "busy", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sub.Close()
+	var everyone []*person
+	for range speakers + listeners {
+		everyone = append(everyone, s.join("/busy"))
+	}
+	heard := make([][]string, len(everyone))
+	var wg sync.WaitGroup
+	for i, p := range everyone {
+		if i < speakers {
+			wg.Go(func() {
+				for n := range each {
+					p.say(fmt.Sprintf("%d-%d", i, n))
+				}
+			})
+		}
+		wg.Go(func() {
+			for range speakers * each {
+				heard[i] = append(heard[i], p.said())
+			}
+		})
+	}
+	wg.Wait()
+	for i, order := range heard {
+		last := make(map[string]int)
+		for k, text := range order {
+			if text != heard[0][k] {
+				t.Fatalf("message %d is %q to one and %q to another", k, heard[0][k], text)
+			}
+			var who, n int
+			fmt.Sscanf(text, "%d-%d", &who, &n)
+			if n != last[fmt.Sprint(who)] {
+				t.Fatalf("listener %d hears %q, expected number %d", i, text, last[fmt.Sprint(who)])
+			}
+			last[fmt.Sprint(who)]++
+		}
+	}
+	for k := range heard[0] {
+		m, err := sub.Next(t.Context())
+		if err != nil || string(m.Payload) != heard[0][k] {
+			t.Fatalf("the program's own subscription reads %v %v, want %q", m, err, heard[0][k])
+		}
+	}
+}
+
+// 500 clients, 20 of them frozen: the others hear every message soon, memory
+// stays bounded, and the frozen ones, when they thaw, get what history still has
+// and are told what they missed.
+func TestFrozenReadersDisturbNobody(t *testing.T) {
+	const clients, frozen, messages, size = 500, 20, 120, 16 << 10
+	s := perform(t, fanfare.Config{History: 32, WriteTimeout: time.Minute, Heartbeat: time.Minute})
+	everyone := make([]*person, clients)
+	for i := range everyone {
+		everyone[i] = s.join("/crowd")
+	}
+	ice, water := everyone[:frozen], everyone[frozen:]
+	padding := strings.Repeat("x", size)
+	var slowest time.Duration
+	var mu sync.Mutex
+	var before, peak runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	start := make([]time.Time, messages)
+	var wg sync.WaitGroup
+	heard := make(chan struct{}, clients*messages)
+	for _, p := range water {
+		wg.Go(func() {
+			for n := range messages {
+				m := p.said()
+				late := time.Since(start[n])
+				if !strings.HasPrefix(m, fmt.Sprintf("%d ", n)) {
+					t.Errorf("heard %.20q, want message %d", m, n)
+					return
+				}
+				mu.Lock()
+				slowest = max(slowest, late)
+				mu.Unlock()
+				heard <- struct{}{}
+			}
+		})
+	}
+	for n := range messages {
+		start[n] = time.Now()
+		if _, err := s.Publish(t.Context(), &fanfare.Message{Channel: "crowd", Payload: fmt.Appendf(nil, "%d %s", n, padding)}); err != nil {
+			t.Fatal(err)
+		}
+		for range water {
+			<-heard
+		}
+		if n == messages/2 || n == messages-1 {
+			runtime.GC()
+			var now runtime.MemStats
+			runtime.ReadMemStats(&now)
+			if now.HeapAlloc > peak.HeapAlloc {
+				peak = now
+			}
+		}
+	}
+	wg.Wait()
+	if grown := int64(peak.HeapAlloc) - int64(before.HeapAlloc); grown > 8<<20 {
+		t.Errorf("the heap grew by %d bytes while %d were published for %d frozen readers", grown, messages*size, frozen)
+	} else {
+		t.Logf("the heap grew by %d bytes while %d were published; slowest delivery %v", grown, messages*size, slowest)
+	}
+	for _, p := range ice {
+		wg.Go(func() {
+			next, skipped := 0, 0
+			for next < messages {
+				said := p.said()
+				var n int
+				if _, err := fmt.Sscanf(said, "* %d messages skipped", &n); err == nil {
+					next += n
+					skipped += n
+					continue
+				}
+				fmt.Sscanf(said, "%d ", &n)
+				if n != next {
+					t.Errorf("a thawed reader hears message %d, expected %d", n, next)
+					return
+				}
+				next++
+			}
+			if skipped == 0 {
+				t.Error("a reader frozen for most of the time missed nothing: it was not frozen")
+			}
+		})
+	}
+	wg.Wait()
+	if n := s.Stats().Missed["outrun"]; n == 0 {
+		t.Error("nothing counted as outrun")
+	}
+}
+
+// Each policy, as a client sees it that does not read for a while.
+func TestSlowReaders(t *testing.T) {
+	padding := strings.Repeat("x", 30<<10)
+	for _, policy := range []fanfare.Policy{fanfare.Skip, fanfare.Latest, fanfare.Close} {
+		t.Run(policy.String(), func(t *testing.T) {
+			s := perform(t, fanfare.Config{SlowReaders: policy, MaxLag: 256 << 10, WriteTimeout: time.Minute, Heartbeat: time.Minute})
+			slow := s.join("/tick")
+			const total = 200
+			for n := range total {
+				key := fmt.Sprintf("k%d", n%3)
+				if _, err := s.Publish(t.Context(), &fanfare.Message{Channel: "tick", Key: key, Payload: fmt.Appendf(nil, "%d %s", n, padding)}); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(100 * time.Microsecond) // the writer is to meet a full socket, not one big batch
+			}
+			next := 0
+			for {
+				op, payload, err := slow.next()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if op == frame.Close {
+					code, reason, _ := frame.ParseClose(payload)
+					if policy != fanfare.Close || code != frame.TryAgainLater || !strings.Contains(reason, "you lag more than 262144 bytes behind; resume with ?since=") {
+						t.Fatalf("closed with %d %q", code, reason)
+					}
+					return
+				}
+				if op != frame.Text {
+					continue
+				}
+				said := string(payload[11:])
+				var n int
+				if _, err := fmt.Sscanf(said, "* %d messages skipped", &n); err == nil {
+					next += n
+					if policy == fanfare.Skip && next != total-1 {
+						t.Fatalf("skipped to message %d, the newest is %d", next, total-1)
+					}
+					if policy == fanfare.Latest && next != total-3 {
+						t.Fatalf("skipped to message %d, the newest for three keys are from %d", next, total-3)
+					}
+					continue
+				}
+				fmt.Sscanf(said, "%d ", &n)
+				if n != next {
+					t.Fatalf("heard message %d, expected %d", n, next)
+				}
+				if next++; next == total {
+					return
+				}
+			}
+		})
+	}
+}
+
+// A client that vanishes in the middle of a message is gone from the channel,
+// and nobody hears half a message.
+func TestVanishing(t *testing.T) {
+	s := perform(t, fanfare.Config{})
+	bob := s.join("/")
+	for _, how := range []string{"reset", "end"} {
+		for _, part := range []int{1, 3, 7, 12} {
+			alice := s.join("/")
+			eventually(t, "alice is here", func() bool { return s.Stats().Sessions == 2 })
+			alice.raw(frame.AppendMasked(nil, frame.Text, true, testKey, []byte("never heard"))[:part])
+			if how == "reset" {
+				alice.conn.(*net.TCPConn).SetLinger(0)
+			}
+			alice.conn.Close()
+			eventually(t, "alice is gone", func() bool { return s.Stats().Sessions == 1 })
+		}
+	}
+	bob.say("hello?")
+	if got := bob.said(); got != "hello?" {
+		t.Fatal(got)
+	}
+	if n := s.Stats().Ended["lost"]; n != 8 {
+		t.Errorf("%d connections counted as lost, want 8", n)
+	}
+}
+
+// Sessions and channels come and go without leaving anything.
+func TestNothingIsLeft(t *testing.T) {
+	s := perform(t, fanfare.Config{})
+	s.join("/warm").leave()
+	eventually(t, "the first is gone", func() bool { return s.Stats().Sessions == 0 })
+	goroutines, files := runtime.NumGoroutine(), descriptors(t)
+	var wg sync.WaitGroup
+	for i := range 200 {
+		p := s.join(fmt.Sprintf("/room/%d", i%20))
+		wg.Go(func() {
+			switch i % 4 {
+			case 0:
+				p.leave()
+			case 1:
+				p.say("bye")
+				p.conn.Close()
+			case 2:
+				p.conn.(*net.TCPConn).SetLinger(0)
+				p.conn.Close()
+			case 3:
+				p.raw([]byte{0x81, 0x05})
+				p.closed()
+				p.conn.Close()
+			}
+		})
+	}
+	wg.Wait()
+	eventually(t, "all are gone", func() bool {
+		st := s.Stats()
+		return st.Sessions == 0 && st.Channels == 0 && runtime.NumGoroutine() <= goroutines+5 && descriptors(t) <= files+5
+	})
+}
+
+// Subscribing while others publish misses and doubles nothing, whatever the
+// position.
+func TestSeam(t *testing.T) {
+	s := perform(t, fanfare.Config{History: 1 << 20, HistoryBytes: 1 << 30})
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for n := 0; ctx.Err() == nil; n++ {
+			s.Publish(t.Context(), &fanfare.Message{Channel: "seam", Payload: fmt.Append(nil, n)})
+			if n%64 == 0 {
+				time.Sleep(time.Millisecond)
+			}
+		}
+	})
+	for range 100 {
+		wg.Go(func() {
+			p := s.join("/seam?since=0")
+			for n := range 200 {
+				if got := p.said(); got != fmt.Sprint(n) {
+					t.Errorf("heard %q, want %d", got, n)
+					break
+				}
+			}
+			p.conn.Close()
+		})
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(10 * time.Millisecond)
+	stop()
+	wg.Wait()
+}
