@@ -1,0 +1,207 @@
+package feed_test
+
+import (
+	"context"
+	"encoding/binary"
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"fanfare/broker"
+	"fanfare/internal/feed"
+)
+
+// One appends while sixteen read, half of them over a joiner they share: all
+// see everything, in one order.
+func TestAllSeeOneOrder(t *testing.T) {
+	const messages = 5_000
+	var encoded atomic.Int64
+	form := &feed.Form{Encode: func(dst []byte, m *broker.Message) []byte {
+		encoded.Add(1)
+		return binary.BigEndian.AppendUint64(dst, m.Position.Offset)
+	}}
+	f := feed.New(feed.Retention{Count: 50}, start, nil)
+	var shared feed.Joiner
+	var group sync.WaitGroup
+	rnd := random(t)
+	for i := range 16 {
+		r := f.Live(form, feed.Policy(i%4), unlimited)
+		j := &shared
+		if i%2 == 0 {
+			j = new(feed.Joiner)
+		}
+		rnd := rand.New(rand.NewPCG(rnd.Uint64(), 0))
+		group.Go(func() {
+			for next := uint64(1); next <= messages; {
+				b, err := r.Take(j, rnd.IntN(2000))
+				if err != nil || b.Gap.Missed != 0 {
+					t.Errorf("reader %d: gap %+v, error %v", i, b.Gap, err)
+					return
+				}
+				for _, got := range offsets(b.Bytes) {
+					if got != next {
+						t.Errorf("reader %d: message %d, want %d", i, got, next)
+						return
+					}
+					next++
+				}
+				if rnd.IntN(50) == 0 {
+					j.Reset()
+				}
+				if b.Count == 0 {
+					runtime.Gosched()
+				}
+			}
+		})
+	}
+	fill(f, messages, 0)
+	group.Wait()
+	if n := encoded.Load(); n != messages {
+		t.Errorf("%d messages were encoded %d times", messages, n)
+	}
+}
+
+// Readers of all policies with a small limit, and one that is relieved all the
+// time: whatever they do while others publish, what they are given and what
+// they are told they missed is all there was.
+func TestSlowReadersWhilePublishing(t *testing.T) {
+	const messages = 10_000
+	f := feed.New(feed.Retention{Count: 20}, start, nil)
+	var group sync.WaitGroup
+	rnd := random(t)
+	var done atomic.Bool
+	for i := range 9 {
+		policy := feed.Policy(i % 3)
+		r := f.Live(numbers, policy, 1000)
+		rnd := rand.New(rand.NewPCG(rnd.Uint64(), 0))
+		group.Go(func() {
+			var j feed.Joiner
+			var last uint64
+			var given, missed int64
+			for {
+				quiet := done.Load() // before Take, so that nothing comes after a Take that gave nothing
+				b, err := r.Take(&j, rnd.IntN(500))
+				if err != nil {
+					t.Errorf("reader %d: %v", i, err)
+					return
+				}
+				missed += b.Gap.Missed
+				for _, got := range offsets(b.Bytes) {
+					if got <= last {
+						t.Errorf("reader %d (%v): message %d after %d", i, policy, got, last)
+						return
+					}
+					last = got
+					given++
+				}
+				if quiet && b.Count == 0 && b.Gap.Missed == 0 {
+					break
+				}
+				for rnd.IntN(4) != 0 {
+					r.Relieve()
+					runtime.Gosched()
+				}
+			}
+			if given+missed != messages || last != messages {
+				t.Errorf("reader %d (%v) was given %d and missed %d of %d; the last was %d", i, policy, given, missed, messages, last)
+			}
+		})
+	}
+	for i := range messages {
+		f.Append(message(f.Position(), string(rune('a'+i%7)), i%300))
+	}
+	done.Store(true)
+	group.Wait()
+}
+
+// The seam of resuming: ten thousand readers begin anywhere, within the feed's
+// history, further back than it and further back than the broker's, while
+// others publish. None misses a message it was not told of, none gets one twice.
+func TestResumeSeam(t *testing.T) {
+	const resumes, resumers = 10_000, 4
+	rnd := random(t)
+	var f atomic.Pointer[feed.Feed]
+	memory := broker.NewMemory(&broker.MemoryOptions{History: 120})
+	defer memory.Close()
+	memory.Start(func(m *broker.Message) { f.Load().Append(m) })
+	publish := func() {
+		memory.Publish(&broker.Message{Channel: "news"}, func(broker.Position, error) {})
+	}
+	base, err := memory.Subscribe(context.Background(), "news")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Store(feed.New(feed.Retention{Count: 100}, base, nil))
+	for range 300 {
+		publish()
+	}
+	var stop atomic.Bool
+	var resumed atomic.Int64
+	var publisher, group sync.WaitGroup
+	publisher.Go(func() {
+		for n := int64(0); !stop.Load(); n++ {
+			publish()
+			if n > 10*resumed.Load() {
+				time.Sleep(100 * time.Microsecond) // leave the others some of the machine
+			}
+		}
+	})
+	var fromFeed, fromBroker, told atomic.Int64
+	for range resumers {
+		rnd := rand.New(rand.NewPCG(rnd.Uint64(), 0))
+		group.Go(func() {
+			f := f.Load()
+			var j feed.Joiner
+			for range resumes / resumers {
+				pos := f.Position()
+				pos.Offset -= min(pos.Offset, rnd.Uint64N(150))
+				r := f.Live(numbers, feed.CatchUp, unlimited)
+				if r.Resume(pos) {
+					fromFeed.Add(1)
+				} else {
+					page, err := memory.History(context.Background(), "news", broker.Query{Since: pos})
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					r.Rewind(page)
+					fromBroker.Add(1)
+				}
+				goal := f.Position().Offset + 1
+				for next := pos.Offset + 1; next <= goal; {
+					b, err := r.Take(&j, 4096)
+					if err != nil || b.Gap.Missed < 0 {
+						t.Errorf("gap %+v, error %v", b.Gap, err)
+						return
+					}
+					if b.Gap.Missed > 0 {
+						told.Add(1)
+					}
+					next += uint64(b.Gap.Missed)
+					for _, got := range offsets(b.Bytes) {
+						if got != next {
+							t.Errorf("resumed after %d: message %d, want %d", pos.Offset, got, next)
+							return
+						}
+						next++
+					}
+					if b.Count == 0 {
+						runtime.Gosched()
+					}
+				}
+				j.Reset()
+				resumed.Add(1)
+			}
+		})
+	}
+	group.Wait()
+	stop.Store(true)
+	publisher.Wait()
+	t.Logf("%d from the feed, %d from the broker, %d told of a gap, %d messages", fromFeed.Load(), fromBroker.Load(), told.Load(), f.Load().Position().Offset)
+	if fromFeed.Load() == 0 || fromBroker.Load() == 0 || told.Load() == 0 {
+		t.Error("one of the three ways to resume was never taken: the test proves less than it says")
+	}
+}

@@ -1,0 +1,249 @@
+package feed_test
+
+import (
+	"fmt"
+	"testing"
+
+	"fanfare/broker"
+	"fanfare/internal/feed"
+)
+
+// A message that somebody took already costs the next reader no allocation,
+// whether it is the newest or a limit cuts it out of many.
+func TestTakeOneAllocatesNothing(t *testing.T) {
+	f := feed.New(feed.Retention{}, start, nil)
+	scout := f.Live(numbers, feed.CatchUp, unlimited)
+	alice := f.Live(numbers, feed.CatchUp, unlimited)
+	var j feed.Joiner
+	fill(f, 1000, 100)
+	take(t, scout, &j, 1)
+	j.Reset()
+	if n := testing.AllocsPerRun(900, func() {
+		if b, err := alice.Take(&j, 1); b.Count != 1 || err != nil {
+			t.Errorf("Take: %+v, %v", b, err)
+		}
+	}); n != 0 {
+		t.Errorf("a message of many costs %v allocations", n)
+	}
+	take(t, alice, &j, 1<<20)
+
+	// The newest alone, taken by a hundred readers: Append is not counted.
+	readers := make([]*feed.Reader, 101)
+	for i := range readers {
+		readers[i] = f.Live(numbers, feed.CatchUp, unlimited)
+	}
+	fill(f, 1, 100)
+	take(t, scout, &j, 1)
+	next := 0
+	if n := testing.AllocsPerRun(100, func() {
+		if b, err := readers[next].Take(&j, 1<<20); b.Count != 1 || err != nil {
+			t.Errorf("Take: %+v, %v", b, err)
+		}
+		next++
+	}); n != 0 {
+		t.Errorf("the newest message costs %v allocations", n)
+	}
+	if n := testing.AllocsPerRun(100, func() {
+		if alice.Lag() < 0 || scout.Pending() || scout.Relieve() != nil {
+			t.Error("scout is not where it should be")
+		}
+	}); n != 0 {
+		t.Errorf("Lag, Pending and Relieve cost %v allocations", n)
+	}
+}
+
+// Sixty-four messages taken at once by a thousand readers are joined once: a
+// few allocations for the batch, none for a reader.
+func TestTakeJoinedAllocatesOnce(t *testing.T) {
+	const readers, batch, rounds = 1000, 64, 10
+	f := feed.New(feed.Retention{}, start, nil)
+	var j feed.Joiner
+	scout := f.Live(numbers, feed.CatchUp, unlimited)
+	crowd := make([]*feed.Reader, readers)
+	for i := range crowd {
+		crowd[i] = f.Live(numbers, feed.CatchUp, unlimited)
+	}
+	fill(f, batch*(rounds+1), 100)
+	take(t, scout, &j, 1) // encodes them
+	if n := testing.AllocsPerRun(rounds, func() {
+		var first []byte
+		for i, r := range crowd {
+			b, err := r.Take(&j, batch*8)
+			if err != nil || b.Count != batch {
+				t.Fatalf("Take: %+v, %v", b, err)
+			}
+			if i == 0 {
+				first = b.Bytes
+			} else if &b.Bytes[0] != &first[0] {
+				t.Fatalf("reader %d has bytes of its own", i)
+			}
+		}
+		j.Reset()
+	}); n > 4 {
+		t.Errorf("a batch for %d readers costs %v allocations", readers, n)
+	}
+}
+
+// Readers that were placed, each by itself, before the same message share the
+// joined bytes too: so it is when many come back at once.
+func TestResumedReadersShare(t *testing.T) {
+	f := feed.New(feed.Retention{Count: 100}, start, nil)
+	fill(f, 10, 100)
+	var j feed.Joiner
+	var first []byte
+	for i := range 5 {
+		r := f.Live(numbers, feed.CatchUp, unlimited)
+		if !r.Resume(start) {
+			t.Fatal("history does not reach back to the start")
+		}
+		b, err := r.Take(&j, 1<<20)
+		if err != nil || b.Count != 10 {
+			t.Fatalf("Take: %+v, %v", b, err)
+		}
+		if i == 0 {
+			first = b.Bytes
+		} else if &first[0] != &b.Bytes[0] {
+			t.Errorf("reader %d has bytes of its own", i)
+		}
+	}
+}
+
+// Whoever begins at the oldest message the broker has reads what the feed's
+// history has from there: it is not encoded anew for each.
+func TestRewoundReadersShare(t *testing.T) {
+	encoded := 0
+	form := &feed.Form{Encode: func(dst []byte, m *broker.Message) []byte {
+		encoded++
+		return append(dst, 'x')
+	}}
+	f := feed.New(feed.Retention{Count: 8}, start, nil)
+	var page broker.Page
+	for range 10 {
+		m := message(f.Position(), "", 1)
+		page.Messages = append(page.Messages, m)
+		f.Append(m)
+	}
+	page.Position = f.Position()
+	var j feed.Joiner
+	for range 5 {
+		r := f.Live(form, feed.CatchUp, unlimited)
+		r.Rewind(page)
+		if got := take(t, r, &j, 1<<20); len(got) != 10 {
+			t.Fatalf("a reader got %d messages of 10", len(got))
+		}
+		j.Reset()
+	}
+	if want := 8 + 5*2; encoded != want {
+		t.Errorf("10 messages, 8 of them in the feed's history, were encoded %d times for 5 readers, want %d", encoded, want)
+	}
+}
+
+// A message as large as anything, and more than the limit, makes nobody slow
+// who took all before it.
+func TestOneLargeMessageIsNoLag(t *testing.T) {
+	for _, policy := range []feed.Policy{feed.CatchUp, feed.Skip, feed.Latest, feed.Close} {
+		f := feed.New(feed.Retention{}, start, nil)
+		r := f.Live(numbers, policy, 10)
+		var j feed.Joiner
+		for range 3 {
+			fill(f, 1, 1<<20)
+			if err := r.Relieve(); err != nil {
+				t.Errorf("%v: Relieve: %v", policy, err)
+			}
+			if b, err := r.Take(&j, 1); err != nil || b.Count != 1 {
+				t.Errorf("%v: Take: %+v, %v", policy, b, err)
+			}
+		}
+	}
+}
+
+// What a reader resumes from history is no lag, however large.
+func TestResumeIsNoLag(t *testing.T) {
+	f := feed.New(feed.Retention{Count: 100}, start, nil)
+	fill(f, 100, 1000)
+	r := f.Live(numbers, feed.Close, 2000)
+	if !r.Resume(start) {
+		t.Fatal("history does not reach back to the start")
+	}
+	fill(f, 1, 1000)
+	var j feed.Joiner
+	if got := len(offsets(take(t, r, &j, 1))); got != 101 {
+		t.Errorf("it got %d messages of 101", got)
+	}
+}
+
+func BenchmarkAppend(b *testing.B) {
+	for _, key := range []string{"", "key"} {
+		b.Run(fmt.Sprintf("key=%q", key), func(b *testing.B) {
+			f := feed.New(feed.Retention{Count: 256, Bytes: 1 << 20}, start, nil)
+			msgs := make([]*broker.Message, b.N)
+			pos := start
+			for i := range msgs {
+				msgs[i] = message(pos, key, 128)
+				pos = msgs[i].Position
+			}
+			b.ReportAllocs()
+			b.ResetTimer()
+			for _, m := range msgs {
+				f.Append(m)
+			}
+		})
+	}
+}
+
+func BenchmarkTakeOne(b *testing.B) {
+	const messages = 1 << 12
+	f := feed.New(feed.Retention{Count: messages}, start, nil)
+	fill(f, messages, 128)
+	var j feed.Joiner
+	reader := func() *feed.Reader {
+		r := f.Live(numbers, feed.CatchUp, unlimited)
+		r.Resume(start)
+		return r
+	}
+	take(b, reader(), &j, 1)
+	j.Reset()
+	b.ReportAllocs()
+	r := reader()
+	for i := range b.N {
+		if i%messages == 0 {
+			r = reader()
+		}
+		r.Take(&j, 1)
+	}
+}
+
+// One operation is a delivery: 64 messages to one of a thousand readers.
+func BenchmarkTakeJoined(b *testing.B) {
+	const readers, batch = 1000, 64
+	f := feed.New(feed.Retention{Count: batch}, start, nil)
+	fill(f, batch, 128)
+	crowd := make([]*feed.Reader, readers)
+	var j feed.Joiner
+	b.ReportAllocs()
+	for i := range b.N {
+		if i%readers == 0 {
+			b.StopTimer()
+			j.Reset()
+			for k := range crowd {
+				crowd[k] = f.Live(numbers, feed.CatchUp, unlimited)
+				crowd[k].Resume(start)
+			}
+			b.StartTimer()
+		}
+		crowd[i%readers].Take(&j, 1<<20)
+	}
+}
+
+func BenchmarkResume(b *testing.B) {
+	f := feed.New(feed.Retention{Count: 256}, start, nil)
+	fill(f, 1000, 128)
+	b.ReportAllocs()
+	for i := range b.N {
+		pos := f.Position()
+		pos.Offset -= uint64(i % 256)
+		if !f.Live(numbers, feed.CatchUp, unlimited).Resume(pos) {
+			b.Fatal("history does not reach there")
+		}
+	}
+}
