@@ -22,6 +22,7 @@ import (
 
 	coder "github.com/coder/websocket"
 	gorilla "github.com/gorilla/websocket"
+	"go.uber.org/goleak"
 
 	"fanfare/internal/partner"
 )
@@ -305,6 +306,7 @@ func deadline(t *testing.T, conn net.Conn) {
 // gorilla/websocket and coder/websocket, as servers and as clients, echo the
 // conversation over a socket.
 func TestFramesOfGoLibraries(t *testing.T) {
+	defer goleak.VerifyNone(t)
 	servers := map[string]http.HandlerFunc{
 		"gorilla": func(w http.ResponseWriter, r *http.Request) {
 			up := gorilla.Upgrader{WriteBufferSize: 300}
