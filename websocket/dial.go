@@ -221,6 +221,9 @@ func (d *dialing) explain(ctx context.Context, t *target, err error) error {
 	if err == nil {
 		return nil
 	}
+	if end, ok := ctx.Deadline(); ok && isTimeout(err) && !time.Now().Before(end) {
+		<-ctx.Done() // the connection's deadline may come a moment before the context's own
+	}
 	if ctx.Err() != nil {
 		if cause := context.Cause(ctx); !errors.Is(err, cause) {
 			err = fmt.Errorf("%w (%w)", cause, err)

@@ -1,0 +1,292 @@
+package websocket
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Answers to the handshake that no honest server gives. Each is an error, soon
+// and without much memory.
+func TestMaliciousHandshakes(t *testing.T) {
+	good := "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: "
+	for name, tt := range map[string]struct {
+		extra string // behind a good answer; else
+		whole string
+		says  string
+	}{
+		"wrong accept":             {whole: good + "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n", says: "Accept"},
+		"no accept":                {whole: "HTTP/1.1 101 x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", says: "Accept"},
+		"no upgrade":               {whole: "HTTP/1.1 101 x\r\nConnection: Upgrade\r\n\r\n", says: "no WebSocket"},
+		"no connection":            {whole: "HTTP/1.1 101 x\r\nUpgrade: websocket\r\n\r\n", says: "no WebSocket"},
+		"another upgrade":          {whole: "HTTP/1.1 101 x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", says: "no WebSocket"},
+		"an extension":             {extra: "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=99999\r\n", says: "extension"},
+		"an empty extension":       {extra: "Sec-WebSocket-Extensions: \r\n", says: "extension"},
+		"a subprotocol unasked":    {extra: "Sec-WebSocket-Protocol: b\r\n", says: "not offered"},
+		"two subprotocols":         {extra: "Sec-WebSocket-Protocol: a\r\nSec-WebSocket-Protocol: a\r\n", says: "more than one"},
+		"an empty subprotocol":     {extra: "Sec-WebSocket-Protocol:\r\n", says: "not offered"},
+		"two accepts":              {extra: "Sec-WebSocket-Accept: x\r\n", says: "Accept"},
+		"one huge header":          {extra: "X: " + strings.Repeat("x", 8<<20) + "\r\n", says: "64 KiB"},
+		"a huge status":            {whole: "HTTP/1.1 101 " + strings.Repeat("x", 8<<20), says: "64 KiB"},
+		"many headers":             {extra: strings.Repeat("X: y\r\n", 1<<20), says: "64 KiB"},
+		"endless interim answers":  {whole: strings.Repeat("HTTP/1.1 103 Early Hints\r\n\r\n", 1<<18), says: "64 KiB"},
+		"not HTTP":                 {whole: "SSH-2.0-OpenSSH_9.2\r\n", says: "answer"},
+		"nothing":                  {whole: "", says: "closed the connection"},
+		"half an answer":           {whole: "HTTP/1.1 101 Switch", says: "closed the connection"},
+		"a bad content length":     {whole: "HTTP/1.1 403 x\r\nContent-Length: -5\r\n\r\n", says: "answer"},
+		"an absurd content length": {whole: "HTTP/1.1 403 x\r\nContent-Length: 9223372036854775807\r\n\r\nno", says: "403"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			addr := listen(t, func(conn net.Conn) {
+				if tt.extra != "" {
+					answer(t, conn, tt.extra)
+				} else {
+					_ = readRequest(conn)
+					_, _ = io.WriteString(conn, tt.whole)
+				}
+				_ = conn.(*net.TCPConn).CloseWrite()
+				_, _ = io.Copy(io.Discard, conn)
+			})
+			start := time.Now()
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			c, _, err := Dial(testContext(t), "ws://"+addr, &DialOptions{Subprotocols: []string{"a"}})
+			runtime.ReadMemStats(&after)
+			if err == nil {
+				_ = c.CloseNow()
+			}
+			if err == nil || !strings.Contains(err.Error(), tt.says) {
+				t.Errorf("%v, want word of %q", err, tt.says)
+			}
+			if len(fmt.Sprint(err)) > 1000 {
+				t.Error("an endless error")
+			}
+			if d := time.Since(start); d > 5*time.Second {
+				t.Error(d)
+			}
+			// All of the test's own, the 8 MiB it sends included, and ours: no more than a few headers' worth.
+			if grown := int64(after.TotalAlloc-before.TotalAlloc) - int64(len(tt.extra)+len(tt.whole))*3; grown > 4<<20 {
+				t.Errorf("%d bytes were allocated", grown)
+			}
+		})
+	}
+}
+
+func readRequest(conn net.Conn) error {
+	var b [1]byte
+	for ends := 0; ends < 4; {
+		if _, err := conn.Read(b[:]); err != nil {
+			return err
+		}
+		if b[0] == "\r\n\r\n"[ends] {
+			ends++
+		} else {
+			ends = 0
+		}
+	}
+	return nil
+}
+
+// Frames that no honest server sends, against Dial, and no honest client, against Accept.
+func TestMaliciousFrames(t *testing.T) {
+	for name, tt := range map[string]struct {
+		frames []raw
+		code   Code
+	}{
+		"length with the top bit":   {[]raw{{b0: fin | 2, payload: "0123456789", length: -1 << 63}}, ProtocolError},
+		"length with the top bit 1": {[]raw{{b0: fin | 2, payload: "0123456789", length: -1<<63 + 1}}, ProtocolError},
+		"length of all bits":        {[]raw{{b0: fin | 2, payload: "0123456789", length: -1}}, ProtocolError},
+		"length 2^63-1":             {[]raw{{b0: fin | 2, payload: "0123456789", length: 1<<63 - 1}}, MessageTooBig},
+		"length 2^62":               {[]raw{{b0: fin | 2, payload: "0123456789", length: 1 << 62}}, MessageTooBig},
+		"length 2^32":               {[]raw{{b0: fin | 2, payload: "0123456789", length: 1 << 32}}, MessageTooBig},
+		"one byte over the limit":   {[]raw{{b0: fin | 2, length: 1<<20 + 1}}, MessageTooBig},
+		"over the limit in parts":   {[]raw{part(2, strings.Repeat("x", 1<<20)), part(0, "x")}, MessageTooBig},
+		"parts that overflow":       {[]raw{part(2, "xx"), {b0: fin, length: 1<<63 - 1}}, MessageTooBig},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bothEnds(t, func(t *testing.T, w *wire, c *Conn) {
+				go w.send(0, tt.frames...)
+				_, _, err := c.Read(testContext(t))
+				if CloseCode(err) != tt.code {
+					t.Error(err)
+				}
+				w.want(closing(uint16(tt.code), ""))
+				_ = w.Close()
+				<-c.Done()
+			}, 0)
+		})
+	}
+}
+
+// A million one-byte fragments, and a million empty ones, never a last one:
+// the message limit ends it by 16,384 of them, while somebody reads and while nobody does.
+func TestFragmentFlood(t *testing.T) {
+	for name, payload := range map[string]string{"one byte": "x", "empty": ""} {
+		t.Run(name, func(t *testing.T) {
+			bothEnds(t, func(t *testing.T, w *wire, c *Conn) {
+				sent := make(chan int, 1)
+				go func() {
+					first := w.encode(part(2, payload))
+					next := w.encode(part(0, payload))
+					_, err := w.Write(first)
+					n := 1
+					batch := []byte(strings.Repeat(string(next), 1000))
+					for ; err == nil && n < 1_000_000; n += 1000 {
+						_, err = w.Write(batch)
+					}
+					sent <- n
+				}()
+				_, _, err := c.Read(testContext(t))
+				if CloseCode(err) != MessageTooBig || !strings.Contains(err.Error(), "16384 fragments") {
+					t.Error(err)
+				}
+				<-c.Done()
+				_ = w.Close()
+				<-sent
+			}, 200*time.Millisecond)
+		})
+	}
+}
+
+// Announcing a megabyte does not make us set it aside: fourteen bytes do not buy memory.
+func TestAnnouncedLengthCostsNothing(t *testing.T) {
+	heap := func() int64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	url := serve(t, nil, func(c *Conn) { echo(c) })
+	before := heap()
+	for range 100 {
+		w := toAccept(t, url)
+		announce := w.encode(raw{b0: fin | 2, payload: "x", length: 1 << 20})
+		_, _ = w.Write(append(w.encode(whole(9, "")), announce...)) // in one segment
+		w.want(whole(10, ""))
+	}
+	if grown := heap() - before; grown > 20<<20 {
+		t.Errorf("100 announcements of a megabyte cost %d bytes", grown)
+	}
+}
+
+// A peer that pings for ever and never reads is cut off after the write
+// timeout, and until then its unanswered pings are few.
+func TestPingFlood(t *testing.T) {
+	flood := func(t *testing.T, w *wire, c *Conn) {
+		go func() {
+			batch := []byte{}
+			for range 500 {
+				batch = append(batch, w.encode(whole(9, strings.Repeat("p", 125)))...)
+			}
+			for range 800 { // 400,000 pings
+				if _, err := w.Write(batch); err != nil {
+					return
+				}
+			}
+		}()
+		select {
+		case <-c.Done():
+			t.Log(c.Err())
+		case <-time.After(patience):
+			t.Fatal("the flood goes on")
+		}
+		if end := c.Err().(*CloseError); !end.Local {
+			t.Error(end)
+		}
+		c.out.Lock()
+		defer c.out.Unlock()
+		if n := len(c.out.pongs); n > mostPongs {
+			t.Errorf("%d pongs wait", n)
+		}
+	}
+	bothEndsWith(t, 300*time.Millisecond, flood)
+}
+
+// A handshake that never ends: the HTTP server in front cuts it off, and a
+// legitimate client never notices.
+func TestSlowHandshakeAtTheServer(t *testing.T) {
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, err := Accept(w, r, nil)
+		if err != nil {
+			return
+		}
+		defer c.CloseNow()
+		echo(c)
+	}))
+	srv.Config.ReadHeaderTimeout = 500 * time.Millisecond
+	srv.Config.MaxHeaderBytes = 16 << 10
+	srv.Start()
+	t.Cleanup(srv.Close)
+	addr := srv.Listener.Addr().String()
+	slow, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slow.Close()
+	_ = slow.SetDeadline(time.Now().Add(patience))
+	_, _ = io.WriteString(slow, "GET / HTTP/1.1\r\nHost: ")
+	start := time.Now()
+	c := dial(t, "ws://"+addr, nil)
+	says(t, c)
+	_, _ = io.ReadAll(slow) // to its end
+	if d := time.Since(start); d > 10*time.Second {
+		t.Error(d)
+	}
+	// A header too large is a 431.
+	_, resp, err := Dial(context.Background(), "ws://"+addr, &DialOptions{Header: http.Header{"X": {strings.Repeat("x", 1<<20)}}})
+	if err == nil || resp == nil || resp.StatusCode != 431 {
+		t.Error(resp, err)
+	}
+}
+
+// Accept answers refusals itself.
+func TestAcceptRefuses(t *testing.T) {
+	url := "http" + strings.TrimPrefix(serve(t, &AcceptOptions{Origins: []string{"good.example"}}, echo), "ws")
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != 426 || resp.Header.Get("Sec-WebSocket-Version") != "13" {
+		t.Error(resp.Status, resp.Header)
+	}
+	http.DefaultClient.CloseIdleConnections()
+	for origin, status := range map[string]int{"https://evil.example": 403, "null": 403, "https://good.example": 101, "": 101} {
+		c, resp, err := Dial(testContext(t), url, &DialOptions{Origin: origin})
+		if resp == nil || resp.StatusCode != status {
+			t.Errorf("%s: %v", origin, err)
+		}
+		if err == nil {
+			says(t, c)
+		}
+	}
+}
+
+// Headers that a middleware has set go out with the handshake.
+func TestAcceptKeepsHeaders(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.SetCookie(w, &http.Cookie{Name: "session", Value: "1"})
+		c, err := Accept(w, r, nil)
+		if err != nil {
+			return
+		}
+		defer c.CloseNow()
+		echo(c)
+	}))
+	t.Cleanup(srv.Close)
+	c, resp, err := Dial(testContext(t), srv.URL, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.Header.Get("Set-Cookie") != "session=1" {
+		t.Error(resp.Header)
+	}
+	says(t, c)
+}
