@@ -20,6 +20,7 @@
 package stream
 
 import (
+	"crypto/tls"
 	"errors"
 	"net"
 	"os"
@@ -76,7 +77,7 @@ type Transport struct {
 	next   int         // the loop of the next connection
 	ticker *time.Timer // nil while there are no connections
 	closed bool
-	ends   sync.WaitGroup // one for each connection; Add under mu
+	ends   sync.WaitGroup // one for each connection, until after Gone; Add under mu
 }
 
 // New returns a transport.
@@ -112,7 +113,8 @@ func (t *Transport) Accept(nc net.Conn, early []byte) (*Conn, error) {
 	return c, nil
 }
 
-// Close ends all connections with ErrClosed and waits until they are gone.
+// Close ends all connections with ErrClosed and waits until all were told
+// Gone. So it must not be called by a session.
 func (t *Transport) Close() {
 	t.mu.Lock()
 	t.closed = true
@@ -162,7 +164,6 @@ func (t *Transport) forget(c *Conn) {
 	t.mu.Lock()
 	delete(t.conns, c)
 	t.mu.Unlock()
-	t.ends.Done()
 }
 
 // A Task is work for the sessions of one loop.
@@ -215,8 +216,10 @@ type Conn struct {
 
 	mu      sync.Mutex // guards the following
 	started bool
-	idle    sync.Cond // signalled when writing ends
+	idle    sync.Cond // signalled when writing or ticking ends
 	writing bool      // a goroutine writes
+	ticking bool      // a goroutine is in Tick
+	ended   bool      // Tick is not called any more
 	again   bool      // Wake was called meanwhile
 	over    bool      // no goroutine may start writing any more
 	last    bool      // our direction is ended
@@ -272,15 +275,23 @@ func (c *Conn) End(err error) {
 
 func (c *Conn) tick() {
 	c.mu.Lock()
-	started := c.started
-	c.mu.Unlock()
-	if started {
-		c.session.Tick()
+	if !c.started || c.ended {
+		c.mu.Unlock()
+		return
 	}
+	c.ticking = true
+	c.mu.Unlock()
+	c.session.Tick()
+	c.mu.Lock()
+	c.ticking = false
+	c.idle.Broadcast()
+	c.mu.Unlock()
 }
 
 // The buffers to read into. A connection has a small one; while more than
-// that arrives at a time it borrows a big one.
+// that arrives at a time it borrows a big one, and gives it back as soon as a
+// read leaves room in it: then nothing more was there, and the next read may
+// wait for hours.
 const (
 	smallBuffer = 2 << 10
 	bigBuffer   = 64 << 10
@@ -294,21 +305,23 @@ func (c *Conn) read() {
 	c.mu.Lock()
 	if c.cause == nil {
 		c.cause = err
+		c.nc.SetWriteDeadline(time.Unix(1, 0)) // not later: the writer may be at its last words
 	}
-	c.nc.SetWriteDeadline(time.Unix(1, 0))
 	c.over = true
-	for c.writing {
+	for c.writing || c.ticking {
 		c.idle.Wait()
 	}
+	c.ended = true
 	last := c.last
 	err = c.cause
 	c.mu.Unlock()
 	if !last {
 		c.speakLast(nil, err)
 	}
-	c.nc.Close()
+	hangUp(c.nc)
 	c.transport.forget(c)
 	c.session.Gone(err)
+	c.transport.ends.Done()
 }
 
 // receive reads until the connection fails or ends, and returns why.
@@ -338,7 +351,7 @@ func (c *Conn) receive() error {
 		switch {
 		case n == len(buf) && big == nil:
 			big = bigBuffers.Get().(*[]byte)
-		case n < smallBuffer && big != nil:
+		case n < len(buf) && big != nil:
 			bigBuffers.Put(big)
 			big = nil
 		}
@@ -350,15 +363,12 @@ func (c *Conn) write() {
 	for {
 		rest, err := c.writeNext()
 		if err != nil {
-			c.speakLast(rest, err)
+			c.speakLast(rest, c.fail(err))
 		}
 		c.mu.Lock()
 		if err != nil {
 			c.over, c.last = true, true
-			if c.cause == nil {
-				c.cause = err
-				c.nc.SetReadDeadline(time.Unix(1, 0))
-			}
+			c.nc.SetReadDeadline(time.Unix(1, 0))
 		}
 		if !c.again || c.over {
 			c.writing = false
@@ -369,6 +379,17 @@ func (c *Conn) write() {
 		c.again = false
 		c.mu.Unlock()
 	}
+}
+
+// fail has err end the connection, unless something else does already, and
+// returns what does: a write that End cut short looks like one that timed out.
+func (c *Conn) fail(err error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cause == nil {
+		c.cause = err
+	}
+	return c.cause
 }
 
 // writeNext writes all that the session has. On an error it returns what is
@@ -413,27 +434,50 @@ func (c *Conn) writeAll(b []byte) (rest []byte, err error) {
 	return nil, nil
 }
 
+// deafTimeout is CloseTimeout's bound where a direction cannot be ended alone,
+// as when a listener wraps its connections: a peer that waits for our end, as a
+// WebSocket's client does, cannot see it, and would wait for all of CloseTimeout.
+const deafTimeout = 100 * time.Millisecond
+
 // endWriting ends our direction, and gives the peer CloseTimeout to end its own.
 func (c *Conn) endWriting() {
+	timeout := c.transport.opts.CloseTimeout
 	if h, ok := c.nc.(interface{ CloseWrite() error }); ok {
 		h.CloseWrite()
+	} else {
+		timeout = min(timeout, deafTimeout)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.over, c.last = true, true
 	if c.cause == nil {
-		c.nc.SetReadDeadline(time.Now().Add(c.transport.opts.CloseTimeout))
+		c.nc.SetReadDeadline(time.Now().Add(timeout))
 	}
 }
 
-// speakLast tries to write the rest of what was begun and the last words,
-// without waiting for the peer.
+// farewell is how long last words may take. They wait for nobody, but on a busy
+// machine, with thousands to be told at once, time passes between two lines of code.
+const farewell = time.Second
+
+// speakLast tries to write the rest of what was begun and the last words, and
+// does not wait for a peer that reads nothing longer than farewell. Over TLS there are none after a write that was
+// cut short: half a record is on its way.
 func (c *Conn) speakLast(rest []byte, err error) {
 	words := c.session.LastWords(err)
 	if len(words) == 0 {
 		return
 	}
-	makeRoom(c.nc)
-	c.nc.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
-	c.nc.Write(append(append(make([]byte, 0, len(rest)+len(words)), rest...), words...))
+	makeRoom(c.nc, len(rest)+len(words))
+	c.nc.SetWriteDeadline(time.Now().Add(farewell))
+	both := net.Buffers{rest, words} // not joined: many sessions may share a large rest
+	both.WriteTo(c.nc)
+}
+
+// hangUp closes the connection. TLS says so to the peer, and would wait for
+// seconds until one that does not read has taken that.
+func hangUp(nc net.Conn) {
+	if t, ok := nc.(*tls.Conn); ok {
+		defer time.AfterFunc(farewell, func() { t.NetConn().Close() }).Stop()
+	}
+	nc.Close()
 }

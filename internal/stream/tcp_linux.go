@@ -1,8 +1,12 @@
 package stream
 
 import (
+	"bytes"
 	"crypto/tls"
 	"net"
+	"os"
+	"strconv"
+	"sync"
 	"syscall"
 )
 
@@ -17,23 +21,48 @@ const notsentLowat = 32 << 10
 
 // tuneTCP sets the options of a TCP connection. Failing is fine: they make
 // things better, not right. TCP_NODELAY is Go's default.
-func tuneTCP(nc net.Conn) { setLowat(nc, notsentLowat) }
+func tuneTCP(nc net.Conn) { control(nc, func(fd int) { setLowat(fd, notsentLowat) }) }
 
-// makeRoom lets the kernel take more bytes than a peer that does not read
-// would otherwise be kept.
-func makeRoom(nc net.Conn) { setLowat(nc, 64<<20) }
+// makeRoom lets the kernel take n bytes more than a peer that does not read
+// would otherwise be kept, if the system allows as much. The kernel keeps them
+// for a closed connection, too, and goes on offering them to the peer, for a
+// minute or so.
+func makeRoom(nc net.Conn, n int) {
+	control(nc, func(fd int) {
+		setLowat(fd, 64<<20)
+		// The kernel sizes a send buffer for how fast its connection was, which
+		// on a new one is 64 KiB; what is asked for here it doubles, for what it
+		// spends itself (socket(7)). A buffer that has grown larger than we may
+		// ask for is left alone.
+		have, err := syscall.GetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_SNDBUF)
+		if want := min(have/2+n+notsentLowat, maxSendBuffer()); err == nil && have < 2*want {
+			syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_SNDBUF, want)
+		}
+	})
+}
 
-func setLowat(nc net.Conn, n int) {
+// maxSendBuffer is the largest send buffer that a program may ask for. Where
+// the system does not tell, as in a container, it is the default of old kernels.
+var maxSendBuffer = sync.OnceValue(func() int {
+	text, _ := os.ReadFile("/proc/sys/net/core/wmem_max")
+	if n, err := strconv.Atoi(string(bytes.TrimSpace(text))); err == nil {
+		return n
+	}
+	return 208 << 10
+})
+
+func setLowat(fd, n int) { syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, tcpNotsentLowat, n) }
+
+// control calls f with the descriptor of a socket; for what is none it does nothing.
+func control(nc net.Conn, f func(fd int)) {
 	if t, ok := nc.(*tls.Conn); ok {
 		nc = t.NetConn()
 	}
-	tcp, ok := nc.(*net.TCPConn)
+	socket, ok := nc.(syscall.Conn)
 	if !ok {
 		return
 	}
-	if raw, err := tcp.SyscallConn(); err == nil {
-		raw.Control(func(fd uintptr) {
-			syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpNotsentLowat, n)
-		})
+	if raw, err := socket.SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) { f(int(fd)) })
 	}
 }

@@ -6,4 +6,4 @@ import "net"
 
 func tuneTCP(net.Conn) {}
 
-func makeRoom(net.Conn) {}
+func makeRoom(net.Conn, int) {}
