@@ -121,7 +121,8 @@ type Page struct {
 }
 
 // A Broker orders, keeps and carries messages. All methods may be called from
-// any goroutine.
+// any goroutine. A broker copies the channel names it remembers, since the
+// caller's may be a piece of a request.
 type Broker interface {
 	// Start is called once, before anything else. From then on deliver is
 	// called with every message of the channels in which Subscribe declared

@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 func random(t testing.TB) *rand.Rand {
 	seed := *seedFlag
 	if seed == 0 {
-		seed = uint64(time.Now().UnixNano())
+		seed = rand.Uint64()
 	}
 	t.Logf("seed %d", seed)
 	return rand.New(rand.NewPCG(seed, 0))
