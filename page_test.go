@@ -295,7 +295,7 @@ func (p pageTab) rows() []string {
 	p.t.Helper()
 	rows, err := chromedp.Run(p, chromedp.Evaluate[[]string](`[...document.querySelectorAll('#rows > *')].slice(1).map(row =>
 		row.className === 'rule' ? '-- ' + row.textContent
-		: (row.classList.contains('mine') ? '> ' : '') + row.querySelector('.who').textContent + ': ' + row.querySelector('.text').textContent)`))
+		: (row.classList.contains('mine') ? '> ' : '') + (row.querySelector('.who')?.textContent ?? '*') + ': ' + (row.querySelector('.text') ?? row).textContent)`))
 	if err != nil {
 		p.t.Fatal(err)
 	}
