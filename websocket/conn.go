@@ -1,6 +1,7 @@
 package websocket
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -232,6 +233,13 @@ func (c *Conn) finish(err error) {
 // halfClose sends the FIN. Closing outright while the peer's bytes are still
 // unread would make the kernel send a reset, and that may overtake our close frame.
 func (c *Conn) halfClose() {
+	if t, ok := c.conn.(*tls.Conn); ok {
+		_ = t.CloseWrite() // TLS has an end of its own, which not everybody takes for one
+		if h, ok := t.NetConn().(interface{ CloseWrite() error }); ok {
+			_ = h.CloseWrite()
+		}
+		return
+	}
 	if h, ok := c.conn.(interface{ CloseWrite() error }); ok {
 		_ = h.CloseWrite() // the drain that follows notices what is wrong
 	}

@@ -66,7 +66,7 @@ type DialOptions struct {
 	// TLSConfig for wss and https. Nil verifies the server against the system's authorities.
 	TLSConfig *tls.Config
 	// Proxy chooses a proxy for the request, whose URL has the scheme http or
-	// https; a nil URL is none. Default: HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the
+	// https; a nil URL is none, so a function that returns nil goes without. Default: HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the
 	// environment. Schemes: http, https, socks5 and socks5h (in both, the proxy
 	// resolves names). User and password come from the proxy's URL.
 	Proxy func(*http.Request) (*url.URL, error)
