@@ -126,18 +126,13 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request, channel 
 		}
 		return
 	}
-	sess.link, err = s.transport.Accept(nc, early)
+	link, err := s.transport.Accept(nc, early)
 	if err != nil {
 		nc.Close()
 		s.leave(sess, byShutdown, err)
 		return
 	}
-	for _, a := range c.audiences {
-		if a.loop == sess.link.Loop() {
-			sess.audience = a
-		}
-	}
-	sess.start()
+	sess.start(link)
 }
 
 // servePost publishes the body.

@@ -24,7 +24,7 @@ const maxNotices = 16
 type session struct {
 	// Static once start was called.
 	server    *Server
-	link      *stream.Conn
+	link      *stream.Conn // written under mu, since Shutdown may come before start
 	channel   *channel
 	audience  *audience
 	name      string // of the client; empty: nobody in particular
@@ -54,13 +54,19 @@ type session struct {
 	lingering int // ticks since we said close
 }
 
-// start begins to serve. The session has its channel's ref, its reader and
-// its link already.
-func (s *session) start() {
-	s.partial = -1
+// start begins to serve. The session has its channel's ref and its reader already.
+func (s *session) start(link *stream.Conn) {
+	for _, a := range s.channel.audiences {
+		if a.loop == link.Loop() {
+			s.audience = a
+		}
+	}
+	s.mu.Lock()
+	s.link, s.partial = link, -1
+	s.mu.Unlock()
 	s.audience.add(s)
 	s.link.Start(s)
-	s.link.Wake() // for what was published since the reader got its place
+	s.link.Wake() // for what happened since the reader got its place
 }
 
 // Receive implements [stream.Session].
@@ -150,7 +156,9 @@ func (s *session) disconnect(d *disconnect, flush bool) {
 		if flush {
 			s.flushTo = s.channel.feed.Position().Offset
 		}
-		s.link.Wake()
+		if s.link != nil {
+			s.link.Wake()
+		}
 	}
 }
 
