@@ -31,11 +31,12 @@ var house = map[string]struct{ ours, outside string }{
 	"websocket":         {"internal/frame internal/handshake", "golang.org/x/net"},
 	"internal/terminal": {"websocket", "charm.land/bubbletea/v2 charm.land/bubbles/v2 charm.land/lipgloss/v2 github.com/charmbracelet/x/ansi"},
 
-	"cmd/fanfare":         {". websocket internal/terminal", "github.com/spf13/cobra github.com/spf13/pflag golang.org/x/term"},
+	"cmd/fanfare":         {". websocket internal/terminal", "github.com/spf13/cobra github.com/spf13/pflag golang.org/x/sys golang.org/x/term"},
 	"examples/embed":      {".", ""},
 	"internal/echoserver": {"websocket", ""},
 	"internal/echoclient": {"websocket", ""},
 	"internal/partner":    {"", ""},
+	"internal/mounts":     {"", ""}, // tests only, and a module of its own, for what they import
 }
 
 func TestImports(t *testing.T) {
