@@ -77,7 +77,9 @@ func connectPipe(cfg linkConfig, limit int64, io stdio) error {
 	signal.Ignore(syscall.SIGPIPE) // so that writing to a closed pipe is an error that we can end on
 	ctx, stop := untilInterrupted(nil)
 	defer stop()
-	out := newPrinter(io.out)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	out := newPrinter(io.out, cancel)
 	cfg.onMessage = out.message
 	cfg.onState = sayStates(cfg.url, io)
 	l := newLink(cfg)
@@ -87,7 +89,7 @@ func connectPipe(cfg linkConfig, limit int64, io stdio) error {
 		read <- err // before finish, so that it is there when run returns
 		l.finish()
 	}()
-	if err := l.run(ctx); err != nil {
+	if err := l.run(ctx); err != nil || out.unread.Load() {
 		return err
 	}
 	if doubtful, unsent := l.unconfirmed(); doubtful+unsent > 0 && ctx.Err() != nil {

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"unicode/utf8"
 
@@ -101,9 +103,21 @@ type printer struct {
 	out  io.Writer
 	safe bool // out is a terminal: nothing may drive it
 	buf  []byte
+
+	unread atomic.Bool // nobody reads any more
 }
 
-func newPrinter(out io.Writer) *printer { return &printer{out: out, safe: isTerminal(out)} }
+// newPrinter makes a printer. When nobody reads any more, stop is called.
+func newPrinter(out io.Writer, stop func()) *printer {
+	p := &printer{out: out, safe: isTerminal(out)}
+	if f, ok := out.(*os.File); ok && !p.safe {
+		whenUnread(f, func() {
+			p.unread.Store(true)
+			stop()
+		})
+	}
+	return p
+}
 
 // message writes a message and a line break: on a terminal made harmless, else byte
 // for byte.
@@ -128,6 +142,7 @@ func (p *printer) line(data []byte) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, syscall.EPIPE), errors.Is(err, io.ErrClosedPipe):
+		p.unread.Store(true)
 		return errStop
 	}
 	return fmt.Errorf("writing standard output: %w", err)

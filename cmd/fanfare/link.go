@@ -22,9 +22,8 @@ import (
 // has confirmed it: RFC 6455 has no acknowledgements, but a server answers a ping after
 // what came before it (section 5.5.3 lets it answer only the newest), so a pong says that the
 // messages before the ping have been read. What was not confirmed when the connection broke is sent again,
-// so that a message may arrive twice but is not lost in silence; three broken connections
-// in a row with the same message first in the queue end the link, for then it may be
-// what breaks them.
+// so that a message may arrive twice but is not lost in silence. A message may also be what
+// breaks connections: after two that it saw break it goes out alone, and five end the link.
 //
 // # What arrives
 //
@@ -82,7 +81,7 @@ type outgoing struct {
 	data   []byte
 	number int  // which line it was, for errors
 	sent   bool // at least once
-	tries  int  // connections that broke with this one at the queue's front
+	tries  int  // connections that broke while it was unconfirmed
 }
 
 // linkState is what a link tells about itself.
@@ -100,10 +99,11 @@ type told struct {
 }
 
 const (
-	queueMessages = 1000    // unconfirmed
-	queueBytes    = 4 << 20 // unconfirmed, except that one message may always be there
-	freshMessages = 16384   // remembered since the last position
-	maxTries      = 3
+	queueMessages = 1000             // unconfirmed
+	queueBytes    = 4 << 20          // unconfirmed, except that one message may always be there
+	freshMessages = 16384            // remembered since the last position
+	maxTries      = 5                // of one message
+	aloneAfter    = 2                // tries
 	steady        = 10 * time.Second // a connection that lasted so long was good
 	lingerMost    = 5 * time.Second  // on a channel that is never quiet
 	positionName  = "Fanfare-Position"
@@ -302,19 +302,31 @@ func (l *link) dial(ctx context.Context) (*websocket.Conn, *http.Response, error
 }
 
 // takeBack makes what was written but not confirmed wait again. It returns an
-// error when the queue's first message seems to be what breaks connections.
+// error when a message seems to be what breaks connections.
 func (l *link) takeBack() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.told = nil
-	if l.written > 0 {
-		first := l.queue[0]
-		if first.tries++; first.tries >= maxTries {
-			return fmt.Errorf("the connection broke %d times right after line %d was sent, so that line may be why", maxTries, first.number)
+	for _, m := range l.queue[:l.written] {
+		if m.tries++; m.tries >= maxTries {
+			return fmt.Errorf("the connection broke %d times right after line %d was sent, so that line may be why", m.tries, m.number)
 		}
 	}
 	l.written = 0
 	return nil
+}
+
+// mayWrite returns the message to be written next, or nil if there is none or
+// one that may break connections has to be confirmed first. The caller holds mu.
+func (l *link) mayWrite() *outgoing {
+	if l.written == len(l.queue) {
+		return nil
+	}
+	m := l.queue[l.written]
+	if l.written > 0 && (m.tries >= aloneAfter || l.queue[l.written-1].tries >= aloneAfter) {
+		return nil
+	}
+	return m
 }
 
 // session is the life of one connection. When it returns, the connection is
@@ -385,10 +397,9 @@ func (l *link) write(life context.Context, conn *websocket.Conn) {
 	for {
 		l.mu.Lock()
 		changed := l.changed
-		var m *outgoing
 		first := false
-		if l.written < len(l.queue) {
-			m = l.queue[l.written]
+		m := l.mayWrite()
+		if m != nil {
 			first, m.sent = !m.sent, true
 		}
 		l.mu.Unlock()

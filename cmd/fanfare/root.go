@@ -94,6 +94,15 @@ Exit codes: 0 fine, 1 something failed, 2 wrong usage, 4 could not connect,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
 	root.AddCommand(serveCommand(io), connectCommand(io), subscribeCommand(io), publishCommand(io))
 	root.InitDefaultCompletionCmd()
+	if completion, _, err := root.Find([]string{"completion"}); err == nil {
+		completion.RunE = func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			return usage(fmt.Errorf("there is no completion for %q: it is there for bash, zsh, fish and powershell", args[0]))
+		}
+		completion.Args = cobra.ArbitraryArgs
+	}
 	return root
 }
 

@@ -61,8 +61,10 @@ the last of them. Without --count both are a normal end, 0.`,
 				limited, cancel = context.WithTimeout(ctx, timeout)
 				defer cancel()
 			}
-			out := newPrinter(io.out)
-			got, closed := 0, false // closed: nobody reads what we print
+			limited, cancel := context.WithCancel(limited)
+			defer cancel()
+			out := newPrinter(io.out, cancel)
+			got := 0
 			l := newLink(linkConfig{
 				url: u, since: flags.since, options: flags.options(),
 				onState: sayStates(u, io),
@@ -74,7 +76,6 @@ the last of them. Without --count both are a normal end, 0.`,
 						err = out.message(typ, data)
 					}
 					if err != nil {
-						closed = true
 						return err
 					}
 					if got++; got == count {
@@ -87,7 +88,7 @@ the last of them. Without --count both are a normal end, 0.`,
 			switch {
 			case err != nil:
 				return err
-			case count == 0 || got == count || closed:
+			case count == 0 || got == count || out.unread.Load():
 				return nil
 			case limited.Err() != nil && ctx.Err() == nil:
 				return fmt.Errorf("%d of %d messages came within %v", got, count, timeout)
