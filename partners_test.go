@@ -1,0 +1,141 @@
+package fanfare_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"fanfare/internal/partner"
+	"fanfare/websocket"
+
+	coder "github.com/coder/websocket"
+	gorilla "github.com/gorilla/websocket"
+
+	"fanfare"
+)
+
+// A guest is somebody else's WebSocket client.
+type guest struct {
+	name string
+	say  func(text string)
+	hear func() (string, error)
+}
+
+// pythonClient and nodeClient say each line of their input, and print each
+// message as a line.
+const pythonClient = `
+import asyncio, sys, websockets
+
+async def main():
+    async with websockets.connect("URL") as ws:
+        loop = asyncio.get_running_loop()
+        async def speak():
+            while line := await loop.run_in_executor(None, sys.stdin.readline):
+                await ws.send(line.rstrip("\n"))
+            await ws.close()
+        speaking = asyncio.create_task(speak())
+        async for message in ws:
+            print(message, flush=True)
+        await speaking
+asyncio.run(main())
+`
+
+const nodeClient = `
+const WebSocket = require('ws')
+const readline = require('readline')
+const ws = new WebSocket('URL')
+ws.on('message', data => console.log(String(data)))
+ws.on('open', () => readline.createInterface({ input: process.stdin })
+  .on('line', line => ws.send(line))
+  .on('close', () => ws.close()))
+`
+
+// Everyone's clients, on one channel: each hears all that all said, itself
+// included, in one order, Chinese and emoji unharmed.
+func TestOtherPeoplesClients(t *testing.T) {
+	s := perform(t, fanfare.Config{})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	url := "ws://" + s.addr() + "/guests?name="
+
+	var guests []guest
+	process := func(name string, say io.Writer, out *bufio.Scanner) {
+		guests = append(guests, guest{name,
+			func(text string) { fmt.Fprintln(say, text) },
+			func() (string, error) {
+				if !out.Scan() {
+					return "", fmt.Errorf("%s ended: %v", name, out.Err())
+				}
+				return out.Text(), nil
+			}})
+	}
+	at := func(script, name string) string { return strings.ReplaceAll(script, "URL", url+name) }
+	python, pythonIn, pythonOut := start(t, partner.Python(t), nil, at(pythonClient, "python"), "client.py")
+	process("python", pythonIn, pythonOut)
+	nodePath, modules := partner.Node(t)
+	node, nodeIn, nodeOut := start(t, nodePath, []string{"NODE_PATH=" + modules}, at(nodeClient, "node"), "client.js")
+	process("node", nodeIn, nodeOut)
+
+	g, _, err := gorilla.DefaultDialer.DialContext(ctx, url+"gorilla", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	guests = append(guests, guest{"gorilla",
+		func(text string) { g.WriteMessage(gorilla.TextMessage, []byte(text)) },
+		func() (string, error) { _, b, err := g.ReadMessage(); return string(b), err }})
+
+	c, _, err := coder.Dial(ctx, url+"coder", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.CloseNow()
+	guests = append(guests, guest{"coder",
+		func(text string) { c.Write(ctx, coder.MessageText, []byte(text)) },
+		func() (string, error) { _, b, err := c.Read(ctx); return string(b), err }})
+
+	o, _, err := websocket.Dial(ctx, url+"ours", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.CloseNow()
+	guests = append(guests, guest{"ours",
+		func(text string) { o.Write(ctx, websocket.Text, []byte(text)) },
+		func() (string, error) { _, b, err := o.Read(ctx); return string(b), err }})
+
+	eventually(t, "all guests are here", func() bool { return s.Stats().Sessions == len(guests) })
+	for _, who := range guests {
+		text := "你好 👩‍🚀 from " + who.name
+		who.say(text)
+		for _, listener := range guests {
+			heard, err := listener.hear()
+			if err != nil {
+				t.Fatalf("%s: %v", listener.name, err)
+			}
+			if want := who.name + ": " + text; len(heard) < 11 || heard[11:] != want {
+				t.Fatalf("%s hears %q, want %q", listener.name, heard, want)
+			}
+		}
+	}
+	if err := g.WriteMessage(gorilla.CloseMessage, gorilla.FormatCloseMessage(1000, "bye")); err != nil {
+		t.Error(err)
+	}
+	if _, _, err := g.ReadMessage(); !gorilla.IsCloseError(err, 1000) {
+		t.Errorf("gorilla: %v", err)
+	}
+	if err := c.Close(coder.StatusNormalClosure, "bye"); err != nil {
+		t.Errorf("coder: %v", err)
+	}
+	if err := o.Close(websocket.NormalClosure, "bye"); err != nil {
+		t.Errorf("ours: %v", err)
+	}
+	for name, end := range map[string]func() error{"python": func() error { pythonIn.Close(); return python.Wait() }, "node": func() error { nodeIn.Close(); return node.Wait() }} {
+		if err := end(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
