@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -126,8 +127,8 @@ func TestDialMisuse(t *testing.T) {
 
 func TestDialTLS(t *testing.T) {
 	srv, _ := reporting(t, nil)
-	srv.EnableHTTP2 = true // and yet we get HTTP/1.1
-	srv.Config.ErrorLog = nil
+	srv.EnableHTTP2 = true                           // and yet we get HTTP/1.1
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0) // the refused certificate below is no news
 	srv.StartTLS()
 	config := srv.Client().Transport.(*http.Transport).TLSClientConfig
 	c, _, err := Dial(testContext(t), "wss"+strings.TrimPrefix(srv.URL, "https"), &DialOptions{TLSConfig: config})

@@ -301,6 +301,7 @@ func (in *inbox) take(ctx context.Context) (inFrame, error) {
 	for {
 		in.mu.Lock()
 		in.used = true
+		in.waiting = false // under the same lock as the taking: catchUp must not see one without the other
 		if len(in.frames) > 0 {
 			f := in.frames[0]
 			in.frames[0] = inFrame{}

@@ -243,3 +243,28 @@ func TestRFC6455OfDial(t *testing.T) {
 		wantEnd(t, c, ProtocolError, true)
 	})
 }
+
+// The application has answered what came before a breach, or a close frame,
+// when the connection ends for it, however the two fall in time.
+func TestAnswersBeforeTheEnd(t *testing.T) {
+	hello, ok, breach := whole(1, "Hello"), closing(1000, ""), closing(1002, "")
+	talks := []talk{
+		{send: []raw{hello, whole(15, "")}, want: []raw{hello, breach}},
+		{send: []raw{hello, hello, ok}, want: []raw{hello, hello, ok}},
+	}
+	url := serve(t, nil, echo)
+	for i := range 400 {
+		k := talks[i%len(talks)]
+		k.play(toAccept(t, url))
+		w, c := toDial(t, nil)
+		over := make(chan struct{})
+		go func() {
+			defer close(over)
+			echo(c)
+			<-c.Done()
+		}()
+		k.play(w)
+		<-over
+		_ = w.Close()
+	}
+}
