@@ -41,9 +41,10 @@ type Session interface {
 	// ends its direction of the connection, and, when the peer ended its own
 	// or CloseTimeout passed, all of it.
 	Next() (b []byte, last bool)
-	// LastWords returns what is still to be said when the peer took nothing for
-	// WriteTimeout, or the connection is being ended. It is written behind what
-	// was begun if that is possible without waiting.
+	// LastWords returns what is still to be said when the peer is stuck, or the
+	// connection is being ended before Next said last. It is written behind what
+	// was begun if that is possible without waiting. It is called once, by
+	// whoever called Receive or Next.
 	LastWords(err error) []byte
 	// Tick is called about every Options.Tick.
 	Tick()
@@ -56,13 +57,13 @@ type Session interface {
 // Options are a transport's settings. All are needed.
 type Options struct {
 	Tick         time.Duration // between two calls of Session.Tick
-	WriteTimeout time.Duration // how long a peer may take nothing
+	WriteTimeout time.Duration // how long a peer may take for 16 KiB, or for less if there is no more
 	CloseTimeout time.Duration // how long a peer may take to end its direction after we ended ours
 	Loops        int           // how many Loops
 }
 
-// ErrWriteTimeout is the end of a connection whose peer took nothing for WriteTimeout.
-var ErrWriteTimeout = errors.New("stream: the peer took no byte within the write timeout")
+// ErrWriteTimeout is the end of a connection whose peer is stuck, or as good as that.
+var ErrWriteTimeout = errors.New("stream: the peer did not take what was written within the write timeout")
 
 // ErrClosed is the end of the connections that a transport had when it was closed.
 var ErrClosed = errors.New("stream: transport closed")
