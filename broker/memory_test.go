@@ -317,6 +317,52 @@ func TestForgettingWhilePublishing(t *testing.T) {
 	}
 }
 
+// A channel that is forgotten in the moment in which somebody subscribes to it
+// is made again: interest is never declared in one that is gone.
+func TestForgettingWhileSubscribing(t *testing.T) {
+	m := broker.NewMemory(&broker.MemoryOptions{TotalBytes: 2000})
+	var delivered [8]int // each counted by its channel's only publisher
+	m.Start(func(msg *broker.Message) { delivered[msg.Channel[0]-'0']++ })
+	defer m.Close()
+	var group sync.WaitGroup
+	for i := range delivered {
+		channel := fmt.Sprint(i)
+		group.Go(func() {
+			for round := range 2000 {
+				if _, err := m.Subscribe(context.Background(), channel); err != nil {
+					t.Errorf("Subscribe: %v", err)
+					return
+				}
+				publish(t, m, channel, 1000) // past TotalBytes: whoever is not wanted now is forgotten
+				if delivered[i] != round+1 {
+					t.Errorf("channel %s, round %d: what was published after Subscribe was not delivered", channel, round)
+					return
+				}
+				m.Unsubscribe(channel)
+			}
+		})
+	}
+	group.Wait()
+}
+
+// A publish that has its place but not yet its answer gets it before Close
+// returns.
+func TestCloseWaitsForDone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := start(t, nil)
+		answered := false
+		go m.Publish(&broker.Message{Channel: "news"}, func(broker.Position, error) {
+			time.Sleep(time.Second)
+			answered = true
+		})
+		synctest.Wait()
+		m.Close()
+		if !answered {
+			t.Error("Close returned before done was called for a publish that was taken")
+		}
+	})
+}
+
 func random(t testing.TB) *rand.Rand {
 	seed := *seedFlag
 	if seed == 0 {

@@ -290,7 +290,10 @@ func (k *kit) acknowledged() {
 func (k *kit) deliveredInHistory() {
 	const n = 100
 	arrived := make(chan *broker.Message, n)
-	k.tap = func(m *broker.Message) { arrived <- m }
+	k.tap = func(m *broker.Message) {
+		arrived <- m
+		time.Sleep(100 * time.Microsecond) // whoever keeps it only after this is late
+	}
 	k.subscribeTo("news")
 	var pending sync.WaitGroup
 	pending.Add(n)

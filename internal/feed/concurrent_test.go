@@ -21,6 +21,7 @@ func TestAllSeeOneOrder(t *testing.T) {
 	var encoded atomic.Int64
 	form := &feed.Form{Encode: func(dst []byte, m *broker.Message) []byte {
 		encoded.Add(1)
+		runtime.Gosched() // so that others want it meanwhile
 		return binary.BigEndian.AppendUint64(dst, m.Position.Offset)
 	}}
 	f := feed.New(feed.Retention{Count: 50}, start, nil)

@@ -172,6 +172,38 @@ func TestResumeIsNoLag(t *testing.T) {
 	}
 }
 
+// A feed that was made without history has a place at its start that is no
+// message. Whoever went back beyond it passes it without noticing.
+func TestRewindPastTheStart(t *testing.T) {
+	base := start
+	var page broker.Page
+	for range 3 {
+		m := message(base, "", 0)
+		page.Messages = append(page.Messages, m)
+		base = m.Position
+	}
+	page.Position = base
+	f := feed.New(feed.Retention{}, base, nil)
+	waits, joins := f.Live(numbers, feed.Close, 10), f.Live(numbers, feed.Close, unlimited)
+	waits.Rewind(page)
+	joins.Rewind(page)
+	var j feed.Joiner
+	if got := fmt.Sprint(offsets(take(t, waits, &j, 1<<20))); got != "[1 2 3]" {
+		t.Errorf("it got %v, want the page", got)
+	}
+	if waits.Pending() || waits.Position() != base {
+		t.Errorf("after the page it is at %v, pending %v", waits.Position(), waits.Pending())
+	}
+	fill(f, 1, 1<<20) // next, however large: no lag
+	if got := fmt.Sprint(offsets(take(t, waits, &j, 1<<20))); got != "[4]" {
+		t.Errorf("it got %v, want what came then", got)
+	}
+	fill(f, 1, 0)
+	if got := fmt.Sprint(offsets(take(t, joins, &j, 1<<20))); got != "[1 2 3 4 5]" {
+		t.Errorf("all at once it got %v", got)
+	}
+}
+
 func BenchmarkAppend(b *testing.B) {
 	for _, key := range []string{"", "key"} {
 		b.Run(fmt.Sprintf("key=%q", key), func(b *testing.B) {

@@ -51,7 +51,8 @@ import (
 type Form struct {
 	// Encode appends the message to dst as it goes over the wire. It is called
 	// at most once for each message of a feed, by any goroutine, and must not
-	// keep either.
+	// keep either. Messages older than the feed's history, which a reader went
+	// back to by Rewind, are encoded for that reader alone.
 	Encode func(dst []byte, m *broker.Message) []byte
 }
 

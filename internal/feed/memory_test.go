@@ -160,6 +160,26 @@ func TestHistoryKeepsNoMore(t *testing.T) {
 	runtime.KeepAlive(f)
 }
 
+// Bytes is what history may weigh, and not one byte less.
+func TestHistoryBytesAreExact(t *testing.T) {
+	f := feed.New(feed.Retention{Count: 100, Bytes: 3 * (100 + 128)}, start, nil)
+	reaches := func(offset uint64) bool {
+		return f.Live(numbers, feed.Skip, 0).Resume(broker.Position{Epoch: start.Epoch, Offset: offset})
+	}
+	fill(f, 5, 100)
+	if !reaches(2) || reaches(1) {
+		t.Error("of five messages history does not keep exactly the three that fit")
+	}
+	fill(f, 1, 101)
+	if !reaches(4) || reaches(3) {
+		t.Error("a byte too many, and history does not keep exactly two messages")
+	}
+	fill(f, 1, 1000)
+	if !reaches(6) || reaches(5) {
+		t.Error("history does not keep exactly the newest, which alone is too large")
+	}
+}
+
 // A key that fell silent keeps its newest message, and nothing that came
 // before or after it.
 func TestSilentKeyKeepsOnlyItsMessage(t *testing.T) {

@@ -300,11 +300,21 @@ func newProgram(t *rapid.T) *program {
 		p.source.publish("", 10)
 	}
 	page := p.source.history(broker.Position{})
-	p.feed = feed.New(p.keep, base, page.Messages)
+	given := rapid.Bool().Draw(t, "given")
 	for _, m := range page.Messages {
 		if m.Position.Offset <= base.Offset {
 			p.append(m)
 		}
+	}
+	if given {
+		p.feed = feed.New(p.keep, base, page.Messages)
+	} else {
+		// The broker has them, the feed does not.
+		p.feed = feed.New(p.keep, base, nil)
+		p.oldest, p.keys, p.last = len(p.all), nil, -1
+	}
+	if at := p.feed.Position(); at != base {
+		t.Fatalf("a new feed is at %v, want %v", at, base)
 	}
 	for _, m := range early {
 		deliver(m)
