@@ -1,6 +1,7 @@
 package fanfare
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,9 +22,9 @@ var ErrTooSlow = errors.New("fanfare: the subscription lagged too far behind")
 // An Error is a refusal: what a client asked for breaks a rule or a limit.
 type Error struct {
 	// Code is for machines and stable: bad_channel, bad_name, bad_since,
-	// bad_limit, bad_key, bad_text, too_big, bad_method, not_acceptable,
-	// not_found, shutting_down, internal, and the codes of a refused handshake
-	// (bad_origin, bad_version, ...).
+	// bad_limit, bad_key, bad_text, bad_body, too_big, timeout, bad_method,
+	// not_acceptable, not_found, shutting_down, internal, and the codes of a
+	// refused handshake (bad_origin, bad_version, ...).
 	Code string
 	// Message is for people: what happened, the limit or rule, and what to do.
 	Message string
@@ -42,6 +43,7 @@ var statuses = map[string]int{
 	"bad_method":     http.StatusMethodNotAllowed,
 	"not_acceptable": http.StatusNotAcceptable,
 	"too_big":        http.StatusRequestEntityTooLarge,
+	"timeout":        http.StatusRequestTimeout,
 	"internal":       http.StatusInternalServerError,
 	"shutting_down":  http.StatusServiceUnavailable,
 }
@@ -55,6 +57,8 @@ func (s *Server) known(err error) *Error {
 		return known
 	case errors.Is(err, ErrServerClosed), errors.Is(err, broker.ErrClosed):
 		return &Error{"shutting_down", "the server is shutting down; try again in a moment"}
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return &Error{"timeout", "the request ended before it was answered; what it asked for may have happened"}
 	}
 	s.log.Error("internal error", "error", err)
 	return &Error{"internal", "something went wrong in the server; its log has more"}

@@ -3,6 +3,8 @@ package fanfare_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"runtime"
@@ -154,6 +156,25 @@ func TestSlowHandshake(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
+}
+
+// Nor must the body of a POST, whose connection is then not kept.
+func TestSlowBody(t *testing.T) {
+	s := perform(t, fanfare.Config{MessageTimeout: 200 * time.Millisecond})
+	conn, err := net.Dial("tcp", s.addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(patience))
+	fmt.Fprintf(conn, "POST /slow HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
+	answer, err := io.ReadAll(conn)
+	if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 408 ") || !strings.Contains(string(answer), "200ms") {
+		t.Fatalf("%q %v", answer, err)
+	}
+	if _, body := s.fetch("GET", "/slow", ""); len(body["messages"].([]any)) != 0 {
+		t.Fatal("half a body was published")
+	}
 }
 
 // Shutdown: what was acknowledged is delivered, everyone is told 1001,

@@ -7,6 +7,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -146,14 +147,8 @@ func (s *Server) servePost(w http.ResponseWriter, r *http.Request, channel strin
 		s.refuse(w, err)
 		return
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(s.cfg.MaxMessage)))
+	body, err := s.readBody(w, r)
 	if err != nil {
-		var tooBig *http.MaxBytesError
-		if errors.As(err, &tooBig) {
-			err = errorf("too_big", "the body is larger than a message may be: %d bytes", s.cfg.MaxMessage)
-		} else {
-			err = errorf("bad_body", "the body did not arrive whole: %v", err)
-		}
 		s.refuse(w, err)
 		return
 	}
@@ -167,6 +162,23 @@ func (s *Server) servePost(w http.ResponseWriter, r *http.Request, channel strin
 		Channel  string `json:"channel"`
 		Position string `json:"position"`
 	}{channel, pos.String()})
+}
+
+// readBody reads a message, which must neither be too large nor take for ever.
+func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	// Where a middleware hides the connection, its server's timeouts must do.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.cfg.MessageTimeout))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(s.cfg.MaxMessage)))
+	var tooBig *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooBig):
+		return nil, errorf("too_big", "the body is larger than a message may be: %d bytes", s.cfg.MaxMessage)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, errorf("timeout", "a message must be complete within %v", s.cfg.MessageTimeout)
+	case err != nil:
+		return nil, errorf("bad_body", "the body did not arrive whole: %v", err)
+	}
+	return body, nil
 }
 
 // isBinary reports whether a body of this type is a binary message. All

@@ -25,6 +25,7 @@ const (
 	readHeaderTimeout = 10 * time.Second
 	maxHeaderBytes    = 16 << 10
 	idleTimeout       = 2 * time.Minute // between two requests on a kept connection
+	writeTimeout      = 2 * time.Minute // from a request's head to the end of its answer; not for WebSockets
 )
 
 type serveFlags struct {
@@ -146,6 +147,7 @@ func serve(f serveFlags, io stdio) error {
 		ReadHeaderTimeout: readHeaderTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		IdleTimeout:       idleTimeout,
+		WriteTimeout:      writeTimeout,
 		ErrorLog:          slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
 	}
 
