@@ -1,0 +1,59 @@
+package fanfare
+
+import (
+	"fmt"
+	"testing"
+
+	"fanfare/internal/feed"
+	"fanfare/internal/frame"
+)
+
+// What a delivery costs through the whole fan-out, from the session that is
+// asked what to write, in memory: nothing, whether messages come one at a time
+// or many.
+func TestDeliveryAllocatesNothing(t *testing.T) {
+	srv, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer srv.Shutdown(t.Context())
+	c, _, err := srv.join(t.Context(), "budget", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer srv.release(c)
+	const receivers = 1000
+	sessions := make([]*session, receivers)
+	for i := range sessions {
+		sessions[i] = &session{server: srv, channel: c, reader: c.feed.Live(plainForm, feed.CatchUp, 1<<20), partial: -1}
+	}
+	for _, batch := range []int{1, 64} {
+		t.Run(fmt.Sprint(batch), func(t *testing.T) {
+			writes, bytes := 0, 0
+			allocs := testing.AllocsPerRun(20, func() {
+				for range batch {
+					srv.publish(&Message{Channel: "budget", Payload: []byte("hello")}, func(Position, error) {})
+				}
+				writes, bytes = 0, 0
+				for _, s := range sessions {
+					for {
+						b, _ := s.Next()
+						if b == nil {
+							break
+						}
+						writes++
+						bytes += len(b)
+					}
+				}
+			})
+			want := len(frame.Append(nil, frame.Text, []byte("[15:04:05] hello"))) * batch * receivers
+			if writes != receivers || bytes != want {
+				t.Errorf("%d messages to %d receivers took %d writes of %d bytes together, want one write each and %d bytes", batch, receivers, writes, bytes, want)
+			}
+			// What a message costs once, whoever many hear it: itself, its entry, its bytes, and the joining.
+			if most := float64(10*batch + 4); allocs > most {
+				t.Errorf("%.0f allocations for %d messages to %d receivers, want %.0f at most: a delivery must cost none", allocs, batch, receivers, most)
+			}
+		})
+	}
+}
