@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"fanfare/websocket"
@@ -44,12 +45,20 @@ func checkHeader(s string) error {
 	switch {
 	case !ok:
 		return errors.New(`a header is written "Name: value"`)
+	case reserved(name):
+		return fmt.Errorf("the header %s belongs to the handshake and cannot be set; for Sec-WebSocket-Protocol there is --subprotocol", name)
 	case !isToken(name):
 		return fmt.Errorf("%q is not a header's name", name)
 	case strings.ContainsFunc(strings.TrimSpace(value), func(r rune) bool { return r < 0x20 && r != '\t' || r == 0x7F }):
 		return fmt.Errorf("the value of the header %s has a character that headers must not have", name)
 	}
 	return nil
+}
+
+// reserved reports whether a header is the handshake's own (RFC 6455, section 4.1).
+func reserved(name string) bool {
+	name = strings.ToLower(name)
+	return name == "connection" || name == "upgrade" || strings.HasPrefix(name, "sec-websocket-")
 }
 
 func checkToken(s string) error {
@@ -69,6 +78,11 @@ func isToken(s string) bool {
 
 // target is the URL of an argument with what the flags put into it.
 func (f *dialFlags) target(arg string) (*url.URL, error) {
+	for i, s := range f.subprotocols { // RFC 6455, section 4.1, item 10: each one once
+		if slices.Contains(f.subprotocols[:i], s) {
+			return nil, usage(fmt.Errorf("the subprotocol %q is there twice", s))
+		}
+	}
 	u, err := parseTarget(arg)
 	if err != nil {
 		return nil, usage(err)

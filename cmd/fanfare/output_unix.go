@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -22,7 +23,7 @@ func whenUnread(f *os.File, gone func()) {
 			// No event is asked for, so only the reader's end is told (POLLERR, POLLHUP).
 			n, err := unix.Poll([]unix.PollFd{{Fd: fd}}, -1)
 			switch {
-			case err == unix.EINTR:
+			case errors.Is(err, unix.EINTR):
 			case err != nil:
 				return
 			case n > 0:

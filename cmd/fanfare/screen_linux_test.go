@@ -105,6 +105,8 @@ func TestConnectOnATerminal(t *testing.T) {
 	if got := next(); got != "written meanwhile" {
 		t.Errorf("the server heard %q", got)
 	}
+	publish(t, server, "chat", "last words")
+	p.says("last words")
 	types("exit\r")
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("connect: %v; the screen got %q", err, screen)

@@ -82,31 +82,31 @@ func New(opt Options) *Screen {
 }
 
 // Text shows a text message that arrived at a time.
-func (s *Screen) Text(at time.Time, text string) { s.post(newEntry(at, text)) }
+func (s *Screen) Text(at time.Time, text string) { s.post(newEntry(at, text), true) }
 
 // Binary says that a binary message of n bytes arrived.
 func (s *Screen) Binary(at time.Time, n int) {
-	s.post(entry{kind: binary, stamp: at.Format(time.TimeOnly), text: fmt.Sprintf("<binary, %s bytes>", grouped(n))})
+	s.post(entry{kind: binary, stamp: at.Format(time.TimeOnly), text: fmt.Sprintf("<binary, %s bytes>", grouped(n))}, true)
 }
 
 // Sent shows a line of one's own, for servers that do not send it back.
 func (s *Screen) Sent(at time.Time, line string) {
-	s.post(entry{kind: own, stamp: at.Format(time.TimeOnly), text: shown(line)})
+	s.post(entry{kind: own, stamp: at.Format(time.TimeOnly), text: shown(line)}, true)
 }
 
 // Notice shows a remark of the program's.
 func (s *Screen) Notice(at time.Time, text string) {
-	s.post(entry{kind: notice, stamp: at.Format(time.TimeOnly), text: shown(text)})
+	s.post(entry{kind: notice, stamp: at.Format(time.TimeOnly), text: shown(text)}, true)
 }
 
 // Status says what the connection is doing now.
-func (s *Screen) Status(st Status) { s.post(st) }
+func (s *Screen) Status(st Status) { s.post(st, false) }
 
 // Waiting says which lines have not been sent yet, oldest first.
-func (s *Screen) Waiting(lines []string) { s.post(waiting(lines)) }
+func (s *Screen) Waiting(lines []string) { s.post(waiting(lines), false) }
 
 // Leave ends Run once everything posted before has been shown.
-func (s *Screen) Leave() { s.post(leave{}) }
+func (s *Screen) Leave() { s.post(leave{}, false) }
 
 type (
 	waiting []string
@@ -115,9 +115,11 @@ type (
 	tick    int // the countdown's next second; the number of the status it counts for
 )
 
-func (s *Screen) post(msg tea.Msg) {
+// post hands msg to the model. With wait it waits while the model has more than
+// enough to do; without, it may be called from Options.Send, within the model.
+func (s *Screen) post(msg tea.Msg, wait bool) {
 	s.mu.Lock()
-	for len(s.batch) >= maxBatch {
+	for wait && len(s.batch) >= maxBatch {
 		if s.room == nil {
 			s.room = make(chan struct{})
 		}
@@ -129,6 +131,12 @@ func (s *Screen) post(msg tea.Msg) {
 			return
 		}
 		s.mu.Lock()
+	}
+	_, lines := msg.(waiting)
+	if last := len(s.batch) - 1; lines && last >= 0 {
+		if _, older := s.batch[last].(waiting); older {
+			s.batch = s.batch[:last] // it says all there is to say
+		}
 	}
 	s.batch = append(s.batch, msg)
 	s.mu.Unlock()
