@@ -2,7 +2,6 @@ package fanfare_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -33,7 +32,6 @@ type stage struct {
 	*fanfare.Server
 	t    testing.TB
 	http *httptest.Server
-	log  *bytes.Buffer
 }
 
 // perform starts a server; the test's end shuts it down and finds every
