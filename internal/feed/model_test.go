@@ -377,7 +377,7 @@ func (p *program) resume(t *rapid.T) {
 	case 0:
 		pos.Offset = 1 << 63
 	case 1:
-		pos.Epoch += 9
+		pos.Epoch += 1 << 40
 	case 2:
 		pos = broker.Position{}
 	default:
