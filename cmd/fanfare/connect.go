@@ -29,21 +29,23 @@ func connectCommand(io stdio) *cobra.Command {
 ws://localhost:8765/.
 ` + targetHelp + `
 
-On a terminal it shows a screen: what arrives above, the line you write below. The
-arrow keys bring back lines you wrote, PgUp and PgDn scroll, Esc goes
-back to the newest. exit, Ctrl-D on an empty line, or Ctrl-C leaves. Lines written while the
-connection is away wait (1,000 at most) and are sent when it is back.
+On a terminal it shows a screen: what arrives above, the line you write below.
+The arrow keys bring back lines you wrote, PgUp and PgDn scroll, Esc goes back
+to the newest. exit, Ctrl-D on an empty line, or Ctrl-C leaves. Lines written
+while the connection is away wait (1,000 at most) and are sent when it is
+back.
 
-On a pipe each line of standard input is sent as a text message, and each message that arrives
-is a line on standard output, byte for byte (if standard output is a terminal, control
-characters are made visible). At the end of the input it waits until the server has
-read everything and for --linger nothing more has come, and closes in order. A line that cannot be sent (too
-long, not UTF-8) is reported and left out, and the exit code is then 1.
+On a pipe each line of standard input is sent as a text message, and each
+message that arrives is a line on standard output, byte for byte (if standard
+output is a terminal, control characters are made visible). At the end of the
+input it waits until the server has read everything and for --linger nothing
+more has come, and closes in order. A line that cannot be sent (too long, not
+UTF-8) is reported and left out, and the exit code is then 1.
 
-A lost connection is made again, after a pause that grows from half a second to
-30 seconds at most, chosen at random below that. From a Fanfare server you then get what you
-missed. A line that the server had not confirmed is sent again, so it may
-arrive twice. On a pipe, the very first attempt must succeed.`,
+A lost connection is made again, after a pause that grows from half a second
+to 30 seconds at most, chosen at random below that. From a Fanfare server you
+then get what you missed. A line that the server had not confirmed is sent
+again, so it may arrive twice. On a pipe, the very first attempt must succeed.`,
 		Example: `  fanfare connect
   fanfare connect chat/general --name alice
   fanfare connect wss://example.com/feed -H "Authorization: Bearer …"
@@ -93,7 +95,7 @@ func connectPipe(cfg linkConfig, limit int64, io stdio) error {
 		return err
 	}
 	if doubtful, unsent := l.unconfirmed(); doubtful+unsent > 0 && ctx.Err() != nil {
-		return fmt.Errorf("interrupted: %d lines were not sent, %d more may not have arrived", unsent, doubtful)
+		return fmt.Errorf("interrupted: not sent: %s; may not have arrived: %s", several(unsent, "line"), several(doubtful, "line"))
 	}
 	select {
 	case err := <-read:
@@ -195,7 +197,7 @@ func connectScreen(cfg linkConfig, name string, limit int64, io stdio) error {
 		err = screenErr
 	}
 	if doubtful, unsent := l.unconfirmed(); err == nil && doubtful+unsent > 0 {
-		err = fmt.Errorf("%d lines were not sent", doubtful+unsent)
+		err = fmt.Errorf("not sent: %s", several(doubtful+unsent, "line"))
 	}
 	return err
 }

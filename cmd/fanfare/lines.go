@@ -77,7 +77,7 @@ func sendLines(ctx context.Context, l *link, in io.Reader, limit int64, io_ stdi
 		switch {
 		case errors.Is(err, io.EOF):
 			if left > 0 {
-				return fmt.Errorf("%d of %d lines were not sent", left, lines.number)
+				return fmt.Errorf("%d of %s were not sent", left, several(lines.number, "line"))
 			}
 			return nil
 		case err != nil:

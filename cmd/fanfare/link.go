@@ -105,7 +105,7 @@ const (
 	maxTries      = 5                // of one message
 	aloneAfter    = 2                // tries
 	steady        = 10 * time.Second // a connection that lasted so long was good
-	lingerMost    = 5 * time.Second  // on a channel that is never quiet
+	lingerMost    = 5 * time.Second  // on a channel that is never quiet, unless linger itself is longer
 	positionName  = "Fanfare-Position"
 )
 
@@ -358,7 +358,7 @@ func (l *link) session(ctx context.Context, conn *websocket.Conn, answer *http.R
 	case goodbye(code) && doubtful+unsent == 0:
 		return false, nil
 	case goodbye(code):
-		return false, &exitError{exitClosed, fmt.Errorf("the server closed the connection before it confirmed the last %d lines", doubtful+unsent)}
+		return false, &exitError{exitClosed, fmt.Errorf("the server closed the connection before it confirmed the last %s", several(doubtful+unsent, "line"))}
 	case !returns(err):
 		return false, &exitError{exitClosed, explainClose(err)}
 	}
@@ -476,7 +476,7 @@ func (l *link) leave(ctx, life context.Context, conn *websocket.Conn) {
 			if heard.Before(since) {
 				heard = since
 			}
-			left := min(time.Until(heard.Add(quiet)), time.Until(since.Add(lingerMost)))
+			left := min(time.Until(heard.Add(quiet)), time.Until(since.Add(max(lingerMost, l.linger))))
 			if left <= 0 || l.linger == 0 {
 				break
 			}

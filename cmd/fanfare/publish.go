@@ -18,13 +18,13 @@ func publishCommand(io stdio) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "publish URL [MESSAGE | -]",
 		Short: "Say one message, or each line of standard input, into a channel",
-		Long: `Send MESSAGE to a channel and end. With - (or when standard input is a pipe and there is no
-MESSAGE) each line of standard input is a message.
+		Long: `Send MESSAGE to a channel and end. With - (or when standard input is a pipe
+and there is no MESSAGE) each line of standard input is a message.
 ` + targetHelp + `
 
-It ends when the server has confirmed that it read everything and the connection was closed in
-order. A connection that breaks before that is not made again: the exit code is 5, and standard
-error says how much is in doubt.`,
+It ends when the server has confirmed that it read everything and the
+connection was closed in order. A connection that breaks before that is not
+made again: the exit code is 5, and standard error says how much is in doubt.`,
 		Example: `  fanfare publish chat/general "Dinner is ready"
   fanfare publish chat/general '{"type":"chat","content":"Hello"}' --name alice
   seq 1 100 | fanfare publish numbers -
@@ -82,10 +82,10 @@ error says how much is in doubt.`,
 			err = l.run(ctx)
 			doubtful, unsent := l.unconfirmed()
 			if doubtful > 0 {
-				io.say("%d messages may not have arrived", doubtful)
+				io.say("may not have arrived: %s", several(doubtful, "message"))
 			}
 			if unsent > 0 {
-				io.say("%d messages were not sent", unsent)
+				io.say("not sent: %s", several(unsent, "message"))
 			}
 			if err != nil {
 				return err

@@ -10,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+
+	"fanfare/internal/terminal"
 )
 
 // stdio is where a command reads and writes: the process's own, except in tests.
@@ -26,7 +28,8 @@ func isTerminal(f any) bool {
 
 // say writes one line for people to standard error.
 func (s stdio) say(format string, args ...any) {
-	fmt.Fprintf(s.err, "fanfare: "+format+"\n", args...)
+	// What servers sent may be part of it, so nothing in it may drive a terminal.
+	fmt.Fprintf(s.err, "fanfare: %s\n", terminal.Printable(fmt.Sprintf(format, args...)))
 }
 
 // run runs the command line and returns the exit code.
@@ -61,10 +64,11 @@ and at once. One URL is one channel: http://localhost:8765/chat/general is the
 channel chat/general for a browser, for curl and for any WebSocket client.
 
 Every flag can also be given in the environment: --max-message as
-FANFARE_MAX_MESSAGE. A flag wins over the environment, which wins over the default.
+FANFARE_MAX_MESSAGE. A flag wins over the environment, which wins over the
+default.
 
-Exit codes: 0 fine, 1 something failed, 2 wrong usage, 4 could not connect,
-5 the connection was closed abnormally.`,
+Exit codes: 0 fine, 1 something failed, 2 wrong usage, 4 could not connect, 5
+the connection was closed abnormally.`,
 		Example: `  fanfare serve                        # then open http://127.0.0.1:8765/
   fanfare connect                      # talk, in a second terminal
   fanfare connect chat/general --name alice
@@ -114,6 +118,14 @@ func arguments(check cobra.PositionalArgs) cobra.PositionalArgs {
 		}
 		return nil
 	}
+}
+
+// several is a number and a noun: 1 line, 2 lines.
+func several(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprint(n, " ", noun, "s")
 }
 
 // version is what the binary was built from: a release, else the commit.

@@ -47,15 +47,17 @@ func serveCommand(io stdio) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the server",
-		Long: `Run the broadcast server. When it is ready it says so on standard error, with the
-URL to open in a browser.
+		Long: `Run the broadcast server. When it is ready it says so on standard error, with
+the URL to open in a browser.
 
-It listens on this machine only. An address that others can reach needs --open,
-because nobody is asked who they are: everyone who reaches the port may read and write
-every channel. The other way out is a reverse proxy on this machine that asks.
+It listens on this machine only. An address that others can reach needs
+--open, because nobody is asked who they are: everyone who reaches the port
+may read and write every channel. The other way out is a reverse proxy on this
+machine that asks.
 
-SIGINT (Ctrl-C) and SIGTERM end it kindly: newcomers get 503, everyone connected is told 1001
-and has --grace to leave. A second signal ends it at once, with exit code 1.`,
+SIGINT (Ctrl-C) and SIGTERM end it kindly: newcomers get 503, everyone
+connected is told 1001 and has --grace to leave. A second signal ends it at
+once, with exit code 1.`,
 		Example: `  fanfare serve
   fanfare serve --listen 127.0.0.1:0               # any free port; the ready line names it
   fanfare serve --listen unix:/run/fanfare.sock    # behind a reverse proxy

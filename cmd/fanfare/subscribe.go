@@ -23,21 +23,24 @@ func subscribeCommand(io stdio) *cobra.Command {
 		Use:   "subscribe URL",
 		Short: "Print what is said in a channel, a message a line",
 		Long: `Print every message of a channel, one a line, until interrupted, until --count
-messages have come, until --timeout has passed or until the server says goodbye.
+messages have come, until --timeout has passed or until the server says
+goodbye.
 ` + targetHelp + `
 
-Messages are printed byte for byte, and a line break after each; on a terminal, control
-characters are made visible. With --json each is an object on one line:
+Messages are printed byte for byte, and a line break after each; on a
+terminal, control characters are made visible. With --json each is an object
+on one line:
 
   {"type":"text","data":"[17:03:12] alice: hi","time":"2026-11-22T17:03:12.345Z"}
   {"type":"json","data":{"type":"chat","content":"hi"},"time":…}   a text that is a JSON object
   {"type":"binary","data":"AAEC","time":…}                        base64
 
-where time is when the message arrived here. A lost connection is made again, and
-a Fanfare server then sends what was missed.
+where time is when the message arrived here. A lost connection is made again,
+and a Fanfare server then sends what was missed.
 
-The exit code is 0 when --count messages came, 1 when the --timeout or the server's goodbye came before
-the last of them. Without --count both are a normal end, 0.`,
+The exit code is 0 when --count messages came, 1 when the --timeout or the
+server's goodbye came before the last of them. Without --count both are a
+normal end, 0.`,
 		Example: `  fanfare subscribe chat/general
   fanfare subscribe chat/general --json | jq .data
   fanfare subscribe jobs/42 --count 1 --timeout 30s`,

@@ -16,9 +16,9 @@ const home = "ws://localhost:8765/"
 
 // targetHelp explains what parseTarget understands.
 const targetHelp = `The URL may be short: chat/general is that channel on localhost:8765,
-localhost:9000/chat is ws://localhost:9000/chat, and http:// and https:// mean ws:// and
-wss://. A host without a scheme needs its port, or it would be a channel's name. A Unix socket
-is ws+unix:///path/to.sock:/chat.`
+localhost:9000/chat is ws://localhost:9000/chat, and http:// and https:// mean
+ws:// and wss://. A host without a scheme needs its port, or it would be a
+channel's name. A Unix socket is ws+unix:///path/to.sock:/chat.`
 
 // parseTarget makes a WebSocket URL of what a person types; see targetHelp.
 func parseTarget(arg string) (*url.URL, error) {
