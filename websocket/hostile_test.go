@@ -180,12 +180,16 @@ func TestAnnouncedLengthCostsNothing(t *testing.T) {
 // timeout, and until then its unanswered pings are few.
 func TestPingFlood(t *testing.T) {
 	flood := func(t *testing.T, w *wire, c *Conn) {
+		narrow(c)
+		_ = w.Conn.(*net.TCPConn).SetReadBuffer(16 << 10)
+		flooded := make(chan struct{})
 		go func() {
+			defer close(flooded)
 			batch := []byte{}
 			for range 500 {
 				batch = append(batch, w.encode(whole(9, strings.Repeat("p", 125)))...)
 			}
-			for range 800 { // 400,000 pings
+			for { // until it is cut off
 				if _, err := w.Write(batch); err != nil {
 					return
 				}
@@ -197,6 +201,7 @@ func TestPingFlood(t *testing.T) {
 		case <-time.After(patience):
 			t.Fatal("the flood goes on")
 		}
+		<-flooded
 		if end := c.Err().(*CloseError); !end.Local {
 			t.Error(end)
 		}
