@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/gin-gonic/gin"
 	"go.uber.org/goleak"
 )
 
@@ -378,9 +377,6 @@ func wrap(h http.Handler, wrapper func(http.ResponseWriter) http.ResponseWriter)
 }
 
 func TestTakeThroughWrappers(t *testing.T) {
-	gin.SetMode(gin.ReleaseMode)
-	throughGin := gin.New()
-	throughGin.GET("/chat", gin.WrapH(echo(nil)))
 	hide := func(w http.ResponseWriter) http.ResponseWriter { return opaque{w} }
 	tests := map[string]struct {
 		h      http.Handler
@@ -388,14 +384,11 @@ func TestTakeThroughWrappers(t *testing.T) {
 		says   string
 	}{
 		"an Unwrap method": {wrap(echo(nil), func(w http.ResponseWriter) http.ResponseWriter { return polite{opaque{polite{opaque{w}}}} }), 101, ""},
-		"gin":              {throughGin, 101, ""},
 		"hidden":           {wrap(echo(nil), hide), 500, "handshake.opaque"},
 		"hidden deeper": {wrap(echo(nil), func(w http.ResponseWriter) http.ResponseWriter { return polite{opaque{opaque{w}}} }),
 			500, "handshake.opaque"},
-		"hidden below gin":            {wrap(throughGin, hide), 500, "handshake.opaque"},
-		"gin around an Unwrap method": {wrap(throughGin, func(w http.ResponseWriter) http.ResponseWriter { return polite{opaque{w}} }), 101, ""},
-		"TimeoutHandler":              {http.TimeoutHandler(echo(nil), time.Minute, ""), 500, "*http.timeoutWriter"},
-		"a broken Hijack":             {wrap(echo(nil), func(w http.ResponseWriter) http.ResponseWriter { return broken{opaque{w}} }), 500, "no wire"},
+		"TimeoutHandler":  {http.TimeoutHandler(echo(nil), time.Minute, ""), 500, "*http.timeoutWriter"},
+		"a broken Hijack": {wrap(echo(nil), func(w http.ResponseWriter) http.ResponseWriter { return broken{opaque{w}} }), 500, "no wire"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
