@@ -81,10 +81,10 @@ func CloseCode(err error) Code {
 // longer than the close timeout. What arrives until the peer's answer can
 // still be read, as far as the queue holds it.
 //
-// The error tells what did not happen in order; the connection is gone all
-// the same. A code that must not be sent becomes 1011; [NoStatus] sends none.
-// A reason is cut after 123 bytes. Close on a connection that the peer has closed, or that
-// is closed already, waits for its end and returns nil.
+// The error tells what did not happen in order; the connection is gone all the
+// same. A code that must not be sent becomes 1011; [NoStatus] sends none. A
+// reason is cut after 123 bytes. Close on a connection that the peer has closed,
+// or that is closed already, waits for its end and returns nil.
 func (c *Conn) Close(code Code, reason string) error {
 	var misuse error
 	if !code.Sendable() && code != NoStatus {
@@ -114,11 +114,11 @@ func (c *Conn) Close(code Code, reason string) error {
 // parting is what CloseNow leaves of the closing handshake's time.
 const parting = time.Second
 
-// CloseNow closes the connection at once and tells the peer nothing. It
-// returns when the socket is closed and no goroutine is left. It may be
-// deferred: after Close it does nothing, and after a Read that failed, because the peer closed or
-// broke the protocol, it lets the closing handshake come to its end, for a
-// second at most.
+// CloseNow closes the connection at once and tells the peer nothing. It returns
+// when the socket is closed and no goroutine is left. It may be deferred: after
+// Close it does nothing, and after a Read that failed, because the peer closed or
+// broke the protocol, it lets the closing handshake come to its end, for a second
+// at most.
 func (c *Conn) CloseNow() error {
 	c.setEnd(&CloseError{Code: Abnormal, Reason: "closed without a handshake", Local: true, cause: net.ErrClosed})
 	c.end.Lock()

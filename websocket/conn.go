@@ -111,8 +111,9 @@ func (c *Conn) LocalAddr() net.Addr { return c.conn.LocalAddr() }
 // RemoteAddr returns the other end's network address, or its proxy's.
 func (c *Conn) RemoteAddr() net.Addr { return c.conn.RemoteAddr() }
 
-// Done returns a channel that is closed when the connection is gone: the
-// socket is closed and no goroutine is left. Messages that arrived before can still be read.
+// Done returns a channel that is closed when the connection is gone: the socket
+// is closed and no goroutine is left. Messages that arrived before can still be
+// read.
 func (c *Conn) Done() <-chan struct{} { return c.done }
 
 // Err returns nil while the connection is open, and then why it is not, as [*CloseError].

@@ -404,7 +404,8 @@ func basicAuth(user *url.Userinfo) string {
 }
 
 // readResponse reads a response's header, no more than mostHeader of it, and
-// leaves its body to be read, from the same reader that it returns. Interim responses are skipped.
+// leaves its body to be read, from the same reader that it returns. Interim
+// responses are skipped.
 func readResponse(conn net.Conn, method string) (*http.Response, *bufio.Reader, error) {
 	limited := &headerReader{r: conn, left: mostHeader}
 	r := bufio.NewReader(limited)

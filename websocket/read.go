@@ -62,8 +62,8 @@ func (c *Conn) Reader(ctx context.Context) (MessageType, io.Reader, error) {
 }
 
 // Messages yields messages until the connection ends. It ends without an error
-// after 1000, 1001 or a close frame without a code, whoever sent it; otherwise the last pair
-// carries the error: a [*CloseError], or ctx's.
+// after 1000, 1001 or a close frame without a code, whoever sent it; otherwise
+// the last pair carries the error: a [*CloseError], or ctx's.
 func (c *Conn) Messages(ctx context.Context) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
 		for {

@@ -17,10 +17,11 @@ import (
 )
 
 // Write sends one message and returns when the network has taken it. p may be
-// used again at once. Messages of concurrent calls go out whole, one after another. When ctx ends
-// first, either nothing was sent, or the message is completed in the
-// background before any other and may still arrive. Text that is not UTF-8 is
-// refused and nothing is sent. When the connection has ended, the error is a [*CloseError].
+// used again at once. Messages of concurrent calls go out whole, one after
+// another. When ctx ends first, either nothing was sent, or the message is
+// completed in the background before any other and may still arrive. Text that is
+// not UTF-8 is refused and nothing is sent. When the connection has ended, the
+// error is a [*CloseError].
 func (c *Conn) Write(ctx context.Context, kind MessageType, p []byte) error {
 	if err := checkKind(kind); err != nil {
 		return err
@@ -200,9 +201,9 @@ type outbox struct {
 	idle    *sync.Cond // signalled when flush ends
 	running bool       // flush is there
 
-	// pongs are payloads of pings not answered yet, at most mostPongs of them
-	// and then the newest: RFC 6455, section 5.5.3, permits to leave out the others, and a
-	// peer that asks without ever reading could otherwise fill our memory.
+	// pongs are payloads of pings not answered yet, at most mostPongs of them and
+	// then the newest: RFC 6455, section 5.5.3, permits to leave out the others,
+	// and a peer that asks without ever reading could otherwise fill our memory.
 	pongs   [][]byte
 	control []*outFrame // our pings
 	data    []*outFrame
@@ -335,8 +336,9 @@ func (o *outbox) shut(err error) {
 // joined is how much is written at once when several frames wait.
 const joined = 64 << 10
 
-// take returns what to write next: control frames, then data as much as fits
-// (a big frame goes alone, uncopied), then the close frame. Nothing means that flush is over.
+// take returns what to write next: control frames, then data as much as fits (a
+// big frame goes alone, uncopied), then the close frame. Nothing means that flush
+// is over.
 func (o *outbox) take(scratch []byte) (frames []*outFrame, b []byte) {
 	o.Lock()
 	defer o.Unlock()
