@@ -126,8 +126,7 @@ func TestMaliciousFrames(t *testing.T) {
 }
 
 // A million one-byte fragments, and a million empty ones, never a last one: the
-// message limit ends it by 16,384 of them, while somebody reads and while nobody
-// does.
+// message limit ends it by 16,384 of them.
 func TestFragmentFlood(t *testing.T) {
 	for name, payload := range map[string]string{"one byte": "x", "empty": ""} {
 		t.Run(name, func(t *testing.T) {
