@@ -73,10 +73,11 @@ type DialOptions struct {
 	// Dial opens the connection to the server, or to its proxy, instead of a
 	// [net.Dialer]. The network is "tcp", or "unix" for ws+unix.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
-	// OnPong is told of each pong with a payload that answers no [Conn.Ping] (RFC
-	// 6455, section 5.5.3, permits those), and how many messages had arrived before it; Read may
-	// still be behind. It is called by the goroutine that reads from the network, so it must
-	// not wait, and payload is valid only until it returns.
+	// OnPong is told of each pong with a payload that answers no [Conn.Ping]
+	// (RFC 6455, section 5.5.3, permits those), and how many messages had
+	// arrived before it; Read may still be behind. It is called by the goroutine
+	// that reads from the network, so it must not wait, and payload is valid
+	// only until it returns.
 	OnPong func(payload []byte, messages int64)
 	// HandshakeTimeout bounds all of Dial; default 10 s, negative for ever.
 	HandshakeTimeout time.Duration

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 	"unicode/utf8"
@@ -108,7 +109,8 @@ func connectPipe(cfg linkConfig, limit int64, io stdio) error {
 	}
 }
 
-// sayStates tells on standard error when a connection is lost and when it is back.
+// sayStates tells on standard error when a connection is lost and when it is
+// back.
 func sayStates(u *url.URL, io stdio) func(linkState) {
 	lost := false
 	return func(s linkState) {
@@ -170,7 +172,12 @@ func connectScreen(cfg linkConfig, name string, limit int64, io stdio) error {
 			screen.Sent(time.Now(), string(m.data))
 		}
 	}
-	cfg.onQueue = func() { screen.Waiting(l.waiting()) }
+	var inOrder sync.Mutex // so that the newest word about the queue is the last one
+	cfg.onQueue = func() {
+		inOrder.Lock()
+		defer inOrder.Unlock()
+		screen.Waiting(l.waiting())
+	}
 	l = newLink(cfg)
 
 	linkCtx, cut := context.WithCancel(ctx)

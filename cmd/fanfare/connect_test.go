@@ -298,7 +298,8 @@ func TestALineThatBreaksTheConnection(t *testing.T) {
 	if exitCode(err) != exitClosed || !strings.Contains(err.Error(), "the connection broke 5 times right after line 3 was sent") {
 		t.Errorf("error %v with code %d", err, exitCode(err))
 	}
-	// A connection may break before the line was wholly written, and that is not held against it.
+	// A connection may break before the line was wholly written, and that is
+	// not held against it.
 	if n := connections.Load(); n < maxTries || n > 3*maxTries {
 		t.Errorf("there were %d connections, want about %d", n, maxTries)
 	}
@@ -311,6 +312,48 @@ func TestALineThatGotLostIsSentAgain(t *testing.T) {
 	p.want("important")
 	p.stdin.Close()
 	p.ends(exitFine)
+}
+
+// A server that answers no pings, against RFC 6455, is left in order all the
+// same.
+func TestAServerWithoutPongs(t *testing.T) {
+	upgrader := gorilla.Upgrader{}
+	read := make(chan string, 10)
+	at := web(t, func(w http.ResponseWriter, r *http.Request) {
+		conn, err := upgrader.Upgrade(w, r, nil)
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		conn.SetPingHandler(func(string) error { return nil })
+		for {
+			_, line, err := conn.ReadMessage()
+			if err != nil {
+				return
+			}
+			read <- string(line)
+		}
+	})
+	u, err := parseTarget(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newLink(linkConfig{url: u, confirm: 50 * time.Millisecond, onMessage: func(websocket.MessageType, []byte) error { return nil }})
+	for _, text := range []string{"one", "two"} {
+		if err := l.trySend(&outgoing{typ: websocket.Text, data: []byte(text)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.finish()
+	if err := l.run(context.Background()); err != nil {
+		t.Errorf("run: %v", err)
+	}
+	if a, b := <-read, <-read; a != "one" || b != "two" {
+		t.Errorf("the server read %q and %q", a, b)
+	}
+	if doubtful, unsent := l.unconfirmed(); doubtful+unsent != 0 {
+		t.Errorf("%d lines are in doubt, %d were not sent", doubtful, unsent)
+	}
 }
 
 // How a connection ends decides what connect does.

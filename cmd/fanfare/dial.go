@@ -55,7 +55,8 @@ func checkHeader(s string) error {
 	return nil
 }
 
-// reserved reports whether a header is the handshake's own (RFC 6455, section 4.1).
+// reserved reports whether a header is the handshake's own (RFC 6455, section
+// 4.1).
 func reserved(name string) bool {
 	name = strings.ToLower(name)
 	return name == "connection" || name == "upgrade" || strings.HasPrefix(name, "sec-websocket-")

@@ -122,8 +122,8 @@ func explainStatus(u *url.URL, answer *http.Response) string {
 	return text
 }
 
-// reasonIn is what a refusal's body says for people: a Fanfare server's message, else
-// the first line if it is plain text.
+// reasonIn is what a refusal's body says for people: a Fanfare server's
+// message, else the first line if it is plain text.
 func reasonIn(answer *http.Response) string {
 	body, _ := io.ReadAll(io.LimitReader(answer.Body, 4096)) // what came has to do
 	var ours struct {
@@ -152,7 +152,14 @@ func goodbye(code websocket.Code) bool {
 	return code == websocket.NormalClosure || code == websocket.NoStatus
 }
 
-// returns reports whether connecting again may help after a connection ended like this.
+// ours reports whether a connection ended because we closed it in order.
+func ours(err error) bool {
+	var c *websocket.CloseError
+	return errors.As(err, &c) && c.Local && c.Code == websocket.NormalClosure
+}
+
+// returns reports whether connecting again may help after a connection ended
+// like this.
 func returns(err error) bool {
 	switch websocket.CloseCode(err) {
 	case websocket.GoingAway, websocket.Abnormal, websocket.InternalError,

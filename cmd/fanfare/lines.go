@@ -27,9 +27,10 @@ func newLineReader(r io.Reader, limit int64) *lineReader {
 	return &lineReader{r: bufio.NewReaderSize(r, 64<<10), limit: int(limit)}
 }
 
-// next returns the next line without its line break (LF, or CRLF) and how many bytes
-// it has. line is nil if they are more than the limit; the rest of the line
-// has been read all the same. A last line may lack its line break. At the end, io.EOF.
+// next returns the next line without its line break (LF, or CRLF) and how many
+// bytes it has. line is nil if they are more than the limit; the rest of the
+// line has been read all the same. A last line may lack its line break. At the
+// end, io.EOF.
 func (l *lineReader) next() (line []byte, length int, err error) {
 	var kept []byte
 	var last byte // of what was read before part
@@ -67,8 +68,8 @@ func (l *lineReader) next() (line []byte, length int, err error) {
 	}
 }
 
-// sendLines sends each line of in as a text message. A line that cannot be
-// sent is reported and left out; then the error at the end says how many were.
+// sendLines sends each line of in as a text message. A line that cannot be sent
+// is reported and left out; then the error at the end says how many were.
 func sendLines(ctx context.Context, l *link, in io.Reader, limit int64, io_ stdio) error {
 	lines := newLineReader(in, limit)
 	left := 0
@@ -119,8 +120,8 @@ func newPrinter(out io.Writer, stop func()) *printer {
 	return p
 }
 
-// message writes a message and a line break: on a terminal made harmless, else byte
-// for byte.
+// message writes a message and a line break: on a terminal made harmless, else
+// byte for byte.
 func (p *printer) message(typ websocket.MessageType, data []byte) error {
 	switch {
 	case !p.safe:

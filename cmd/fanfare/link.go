@@ -19,20 +19,23 @@ import (
 // # What is sent
 //
 // A message handed over by send or trySend waits in the queue until the server
-// has confirmed it: RFC 6455 has no acknowledgements, but a server answers a ping after
-// what came before it (section 5.5.3 lets it answer only the newest), so a pong says that the
-// messages before the ping have been read. What was not confirmed when the connection broke is sent again,
-// so that a message may arrive twice but is not lost in silence. A message may also be what
-// breaks connections: after two that it saw break it goes out alone, and five end the link.
+// has confirmed it: RFC 6455 has no acknowledgements, but a server answers a
+// ping after what came before it (section 5.5.3 lets it answer only the
+// newest), so a pong says that the messages before the ping have been read.
+// What was not confirmed when the connection broke is sent again, so that a
+// message may arrive twice but is not lost in silence. A message may also be
+// what breaks connections: after two that it saw break it goes out alone, and
+// five end the link.
 //
 // # What arrives
 //
 // Any server may be at the other end. A Fanfare server, asked to by a header,
-// tells how far into the channel it has taken us: in the handshake's answer, and in a
-// pong that nobody asked for after each batch of messages (section 5.5.3 permits
-// those, others ignore them). After a loss we ask for what follows that
-// position. What had arrived after the last position told comes again then; it is recognised by
-// its bytes and left out. With other servers a link just goes on with what is new.
+// tells how far into the channel it has taken us: in the handshake's answer,
+// and in a pong that nobody asked for after each batch of messages (section
+// 5.5.3 permits those, others ignore them). After a loss we ask for what
+// follows that position. What had arrived after the last position told comes
+// again then; it is recognised by its bytes and left out. With other servers a
+// link just goes on with what is new.
 type link struct {
 	linkConfig
 	ended chan struct{} // closed when run returns
@@ -56,8 +59,9 @@ type link struct {
 	expected   []uint64 // hashes of messages that have to come again, oldest first
 }
 
-// linkConfig is what a command wants of its link. The functions may be nil. They
-// are called from the link's goroutines, one at a time each.
+// linkConfig is what a command wants of its link. The functions may be nil.
+// They are called from the link's goroutines, one at a time each, except for
+// onQueue, which whoever changes the queue calls.
 type linkConfig struct {
 	url     *url.URL
 	since   string // from the user: for the first connection only
@@ -67,6 +71,7 @@ type linkConfig struct {
 	patient bool          // a first attempt that fails is not the end
 	linger  time.Duration // before closing, wait until nothing came for so long
 	pause   backoff       // between two attempts
+	confirm time.Duration // once finished, how long a pong may take; default 30 s
 
 	// onMessage takes what arrives. An error ends the link, and run returns it.
 	onMessage func(typ websocket.MessageType, data []byte) error
@@ -92,7 +97,8 @@ type linkState struct {
 	reason    string        // why there is a wait
 }
 
-// told is a position that the server told after so many messages of a connection.
+// told is a position that the server told after so many messages of a
+// connection.
 type told struct {
 	position string
 	messages int64
@@ -123,6 +129,9 @@ func newLink(cfg linkConfig) *link {
 		header.Set(positionName, "pong")
 	}
 	cfg.options.Header = header
+	if cfg.confirm == 0 {
+		cfg.confirm = 30 * time.Second
+	}
 	return &link{linkConfig: cfg, ended: make(chan struct{}), changed: make(chan struct{})}
 }
 
@@ -317,7 +326,8 @@ func (l *link) takeBack() error {
 }
 
 // mayWrite returns the message to be written next, or nil if there is none or
-// one that may break connections has to be confirmed first. The caller holds mu.
+// one that may break connections has to be confirmed first. The caller holds
+// mu.
 func (l *link) mayWrite() *outgoing {
 	if l.written == len(l.queue) {
 		return nil
@@ -340,8 +350,9 @@ func (l *link) session(ctx context.Context, conn *websocket.Conn, answer *http.R
 	life, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var others sync.WaitGroup
 	others.Go(func() { l.write(life, conn) })
-	others.Go(func() { l.confirm(life, conn) })
-	others.Go(func() { l.leave(ctx, life, conn) })
+	others.Go(func() { l.confirmWritten(life, conn) })
+	left := false // in order: the server answered our close, having read all that came before
+	others.Go(func() { left = l.leave(ctx, life, conn) })
 	err = l.read(conn)
 	stop()
 	others.Wait()
@@ -353,12 +364,13 @@ func (l *link) session(ctx context.Context, conn *websocket.Conn, answer *http.R
 		return false, nil
 	case code == 0: // onMessage's
 		return false, err
-	case l.isFinishing() && doubtful+unsent == 0:
+	case l.isFinishing() && unsent == 0 && (doubtful == 0 || left && ours(err)):
+		l.forget()
 		return false, nil
 	case goodbye(code) && doubtful+unsent == 0:
 		return false, nil
 	case goodbye(code):
-		return false, &exitError{exitClosed, fmt.Errorf("the server closed the connection before it confirmed the last %s", several(doubtful+unsent, "line"))}
+		return false, &exitError{exitClosed, fmt.Errorf("the connection was closed before the server confirmed the last %s", several(doubtful+unsent, "line"))}
 	case !returns(err):
 		return false, &exitError{exitClosed, explainClose(err)}
 	}
@@ -428,8 +440,9 @@ func (l *link) write(life context.Context, conn *websocket.Conn) {
 	}
 }
 
-// confirm asks with pings what has been read, and takes it off the queue.
-func (l *link) confirm(life context.Context, conn *websocket.Conn) {
+// confirmWritten asks with pings what has been read, and takes it off the
+// queue.
+func (l *link) confirmWritten(life context.Context, conn *websocket.Conn) {
 	for {
 		l.mu.Lock()
 		n, changed := l.written, l.changed
@@ -460,14 +473,21 @@ func (l *link) confirm(life context.Context, conn *websocket.Conn) {
 }
 
 // leave closes the connection in order when ctx ends, or when the link is
-// finished, everything is confirmed and what the server answers to it has had time to come.
-func (l *link) leave(ctx, life context.Context, conn *websocket.Conn) {
+// finished, everything is confirmed and what the server answers to it has had
+// time to come. A server that answers no pings is not waited for: its answer to
+// our close confirms as much (RFC 6455, section 5.5.1: nothing is sent after
+// it, and what came before it has been read). It reports whether that came.
+func (l *link) leave(ctx, life context.Context, conn *websocket.Conn) (inOrder bool) {
 	var since time.Time // zero: there is still something to confirm
+	var deaf <-chan time.Time
 	for {
 		l.mu.Lock()
 		changed := l.changed
 		if since.IsZero() && l.finishing && len(l.queue) == 0 {
 			since = time.Now()
+		}
+		if l.finishing && l.written == len(l.queue) && deaf == nil {
+			deaf = time.After(l.confirm)
 		}
 		heard, quiet := l.lastHeard, max(l.linger, 2*l.roundTrip)
 		l.mu.Unlock()
@@ -488,12 +508,25 @@ func (l *link) leave(ctx, life context.Context, conn *websocket.Conn) {
 		case <-enough:
 			continue
 		case <-life.Done():
-			return
+			return false
+		case <-deaf:
+			if !since.IsZero() {
+				deaf = make(chan time.Time) // all is confirmed
+				continue
+			}
 		case <-ctx.Done():
 		}
 		break
 	}
-	_ = conn.Close(websocket.NormalClosure, "") // how it ended is read's to tell
+	return conn.Close(websocket.NormalClosure, "") == nil
+}
+
+// forget takes everything off the queue: it has arrived.
+func (l *link) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.queue, l.bytes, l.written = nil, 0, 0
+	l.change()
 }
 
 func (l *link) isFinishing() bool {
@@ -519,7 +552,8 @@ func (l *link) reached(payload []byte, messages int64) {
 	l.told = append(l.told, told{string(payload), messages})
 }
 
-// moveOn takes over what reached was told, up to where read has handed on messages.
+// moveOn takes over what reached was told, up to where read has handed on
+// messages.
 func (l *link) moveOn(read int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -2,8 +2,8 @@
 //
 // Each command lies in the file of its name. What the clients share: link.go
 // keeps one plain WebSocket connection and brings it back when it is lost,
-// dial.go has the flags that say where to and as whom, env.go lets every flag come
-// from the environment, exit.go holds the exit codes.
+// dial.go has the flags that say where to and as whom, env.go lets every flag
+// come from the environment, exit.go holds the exit codes.
 package main
 
 import (

@@ -168,7 +168,8 @@ func (p *program) says(text string) {
 	}
 }
 
-// ends waits for the exit and checks its code, and that standard error holds the texts.
+// ends waits for the exit and checks its code, and that standard error holds
+// the texts.
 func (p *program) ends(code int, texts ...string) {
 	p.t.Helper()
 	select {
@@ -245,8 +246,7 @@ func listener(t *testing.T, server *fanfare.Server, channel string) func() strin
 	}
 }
 
-// subscribers waits until a channel of ours has heard that n clients of a
-// server are connected.
+// connected waits until n clients of a server are connected.
 func connected(t *testing.T, server *fanfare.Server, n int) {
 	t.Helper()
 	deadline := time.Now().Add(patience)

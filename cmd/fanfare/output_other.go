@@ -4,5 +4,6 @@ package main
 
 import "os"
 
-// whenUnread is for systems that tell of a closed pipe only when it is written to.
+// whenUnread is for systems that tell of a closed pipe only when it is written
+// to.
 func whenUnread(*os.File, func()) {}

@@ -14,7 +14,8 @@ import (
 	"fanfare/internal/terminal"
 )
 
-// stdio is where a command reads and writes: the process's own, except in tests.
+// stdio is where a command reads and writes: the process's own, except in
+// tests.
 type stdio struct {
 	in       io.Reader
 	out, err io.Writer
@@ -28,7 +29,8 @@ func isTerminal(f any) bool {
 
 // say writes one line for people to standard error.
 func (s stdio) say(format string, args ...any) {
-	// What servers sent may be part of it, so nothing in it may drive a terminal.
+	// What servers sent may be part of it, so nothing in it may drive a
+	// terminal.
 	fmt.Fprintf(s.err, "fanfare: %s\n", terminal.Printable(fmt.Sprintf(format, args...)))
 }
 

@@ -49,8 +49,8 @@ func openTerminal(t *testing.T) (person, program *os.File) {
 	return person, program
 }
 
-// The whole program on a real terminal: alice types and reads, her connection is
-// cut and comes back, and she leaves.
+// The whole program on a real terminal: alice types and reads, her connection
+// is cut and comes back, and she leaves.
 func TestConnectOnATerminal(t *testing.T) {
 	server, at := hub(t, fanfare.Config{})
 	next := listener(t, server, "chat")

@@ -170,7 +170,8 @@ func serve(f serveFlags, io stdio) error {
 
 	ctx, cancel := context.WithTimeout(context.Background(), f.grace)
 	defer cancel()
-	// The port stays open meanwhile, so that newcomers and health checks hear 503 rather than nothing.
+	// The port stays open meanwhile, so that newcomers and health checks hear
+	// 503 rather than nothing.
 	err = hub.Shutdown(ctx)
 	if err2 := server.Shutdown(ctx); err == nil {
 		err = err2
@@ -185,7 +186,8 @@ func serve(f serveFlags, io stdio) error {
 	return nil
 }
 
-// onlyLocal returns an error unless address can be reached from this machine only.
+// onlyLocal returns an error unless address can be reached from this machine
+// only.
 func onlyLocal(address string) error {
 	if strings.HasPrefix(address, "unix:") {
 		return nil
@@ -265,7 +267,8 @@ func freeNear(address string) string {
 	return net.JoinHostPort(host, "0")
 }
 
-// listenUnix opens a Unix socket. One that a dead process left behind is removed.
+// listenUnix opens a Unix socket. One that a dead process left behind is
+// removed.
 func listenUnix(path string) (net.Listener, error) {
 	if path == "" {
 		return nil, badAddress("unix:")

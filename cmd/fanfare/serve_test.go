@@ -17,7 +17,8 @@ import (
 	"fanfare/websocket"
 )
 
-// daemon runs `fanfare serve` as a process of its own and returns it with its host:port.
+// daemon runs `fanfare serve` as a process of its own and returns it with its
+// host:port.
 func daemon(t *testing.T, args ...string) (cmd *exec.Cmd, said *program, at string) {
 	t.Helper()
 	said = &program{t: t, errs: &buffer{changed: make(chan struct{}, 1)}}

@@ -8,8 +8,8 @@ import (
 )
 
 // untilInterrupted returns a context that ends with the first SIGINT or
-// SIGTERM; first, if not nil, is called then. The second signal ends the program at once, with
-// code 1. Call stop when the command is over.
+// SIGTERM; first, if not nil, is called then. The second signal ends the
+// program at once, with code 1. Call stop when the command is over.
 func untilInterrupted(first func()) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)

@@ -12,8 +12,8 @@ import (
 const maxPast = 1000 // lines remembered
 
 // input is the line being typed and those typed before. The editing is
-// textinput's; what it gets wrong for text that is not one cell a character (the place
-// of the cursor, half an emoji after a backspace) is done here.
+// textinput's; what it gets wrong for text that is not one cell a character
+// (the place of the cursor, half an emoji after a backspace) is done here.
 type input struct {
 	edit  textinput.Model
 	past  []string // lines entered, oldest first
@@ -27,7 +27,8 @@ func newInput() input {
 	e.Prompt = ""
 	e.SetVirtualCursor(false)
 	e.Focus()
-	// The arrow keys are ours: textinput would go through suggestions with them.
+	// The arrow keys are ours: textinput would go through suggestions with
+	// them.
 	e.KeyMap.NextSuggestion = key.NewBinding()
 	e.KeyMap.PrevSuggestion = key.NewBinding()
 	e.KeyMap.AcceptSuggestion = key.NewBinding()
@@ -94,7 +95,8 @@ func (in *input) update(msg tea.Msg) tea.Cmd {
 	return cmd
 }
 
-// lastCluster returns how many runes make up the last character of s; at least one.
+// lastCluster returns how many runes make up the last character of s; at least
+// one.
 func lastCluster(s string) int {
 	n := 1
 	for s != "" {
@@ -105,8 +107,8 @@ func lastCluster(s string) int {
 	return n
 }
 
-// view returns what of the line is to be seen in width cells, and the cell
-// that the cursor stands in.
+// view returns what of the line is to be seen in width cells, and the cell that
+// the cursor stands in.
 func (in *input) view(width int, m ansi.Method) (string, int) {
 	runes, pos := []rune(in.edit.Value()), in.edit.Position()
 	in.left = min(in.left, pos)

@@ -9,8 +9,8 @@ import (
 
 // Widths are counted in cells, and terminals disagree about emoji that are
 // joined from several: one that understands Unicode's clusters (mode 2027) says
-// so, and then the renderer and this package count clusters; of all others
-// both assume the old way, one width per character.
+// so, and then the renderer and this package count clusters; of all others both
+// assume the old way, one width per character.
 
 // cluster returns the first user-perceived character of s and its width.
 func cluster(s string, m ansi.Method) (string, int) {
@@ -20,10 +20,11 @@ func cluster(s string, m ansi.Method) (string, int) {
 	return ansi.FirstGraphemeCluster(s, m)
 }
 
-// wrap breaks one line of printable text into rows, the first no wider than width, those
-// after it no wider than rest (at least two cells each, so that any character
-// fits). It breaks at spaces where it can, and beside wide characters, which are
-// written without spaces. Spaces at a break are left out; all others stay.
+// wrap breaks one line of printable text into rows, the first no wider than
+// width, those after it no wider than rest (at least two cells each, so that
+// any character fits). It breaks at spaces where it can, and beside wide
+// characters, which are written without spaces. Spaces at a break are left out;
+// all others stay.
 func wrap(s string, width, rest int, m ansi.Method) []string {
 	width, rest = max(width, 2), max(rest, 2)
 	if len(s) <= width && isASCII(s) {

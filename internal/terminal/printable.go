@@ -6,8 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// Printable returns s with everything that could drive a terminal made
-// visible: control characters become their pictures (ESC is ␛), C1 controls,
+// Printable returns s with everything that could drive a terminal made visible:
+// control characters become their pictures (ESC is ␛), C1 controls,
 // bidirectional overrides and invisible line breaks their number (‹U+202E›),
 // bytes that are not UTF-8 the replacement character. Tabs become spaces.
 // Letters, wide characters and emoji stay as they are. What it returns has no

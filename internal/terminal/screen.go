@@ -46,7 +46,8 @@ type Options struct {
 	Output  io.Writer // default os.Stdout
 	Environ []string  // default os.Environ(); TERM, NO_COLOR and the like are read from it
 
-	// Width and Height, in cells, where Output is not a terminal that can be asked.
+	// Width and Height, in cells, where Output is not a terminal that can be
+	// asked.
 	Width, Height int
 }
 
@@ -56,7 +57,8 @@ type Options struct {
 const maxBatch = 4096
 
 // A Screen is the interactive screen of one connection. Make it with [New],
-// show it with [Screen.Run]; all other methods may be called from any goroutine.
+// show it with [Screen.Run]; all other methods may be called from any
+// goroutine.
 type Screen struct {
 	opt  Options
 	wake chan struct{} // one token: batch is not empty
@@ -164,9 +166,9 @@ func (s *Screen) next() tea.Msg {
 	return b
 }
 
-// Run shows the screen until the person leaves, [Screen.Leave] is called or
-// ctx ends, and restores the terminal. What was last to be seen of the conversation stays in
-// the terminal. An error means that the terminal failed.
+// Run shows the screen until the person leaves, [Screen.Leave] is called or ctx
+// ends, and restores the terminal. What was last to be seen of the conversation
+// stays in the terminal. An error means that the terminal failed.
 func (s *Screen) Run(ctx context.Context) error {
 	defer close(s.done)
 	m := newModel(s.opt, s.next)
@@ -335,8 +337,9 @@ func (m *model) enter() tea.Cmd {
 	return nil
 }
 
-// The screen from top to bottom: what was said, lines that wait to be sent,
-// the status, the line being typed. A window too low for all of it keeps the last ones.
+// The screen from top to bottom: what was said, lines that wait to be sent, the
+// status, the line being typed. A window too low for all of it keeps the last
+// ones.
 
 // waitingRows is how many rows the waiting lines get.
 func (m *model) waitingRows() int {
@@ -402,8 +405,8 @@ var (
 	red    = lipgloss.NewStyle().Foreground(lipgloss.Color("1"))
 )
 
-// statusView is the line that says how things are: the state, then what
-// matters most, then at the right edge what the reader misses by scrolling back.
+// statusView is the line that says how things are: the state, then what matters
+// most, then at the right edge what the reader misses by scrolling back.
 func (m *model) statusView() string {
 	dot, state, detail := yellow.Render("●"), "connecting", m.opt.Target
 	switch m.status.State {

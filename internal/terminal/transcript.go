@@ -42,7 +42,8 @@ type entry struct {
 }
 
 // stamped is what a Fanfare server makes of a plain text: the server's local
-// time and, if the sender has a name, the name; or the star of a notice of the server's own.
+// time and, if the sender has a name, the name; or the star of a notice of the
+// server's own.
 var stamped = regexp.MustCompile(`^\[(\d\d:\d\d:\d\d)\] (?:([^\s:][^:\n]{0,31}): )?(\* )?`)
 
 // newEntry reads a text as a message. Without a stamp of the server's, the
@@ -62,7 +63,8 @@ func newEntry(at time.Time, text string) entry {
 	return e
 }
 
-// shown makes a message's text printable, line by line, and cuts what is too long.
+// shown makes a message's text printable, line by line, and cuts what is too
+// long.
 func shown(text string) string {
 	more := 0
 	if len(text) > maxShown {
@@ -93,7 +95,8 @@ func grouped(n int) string {
 	return s
 }
 
-// A transcript is what has been said, newest last, and where the reader stands in it.
+// A transcript is what has been said, newest last, and where the reader stands
+// in it.
 type transcript struct {
 	entries []entry
 	bytes   int // of all entries' text
@@ -105,7 +108,8 @@ type transcript struct {
 	unseen  int // entries that arrived while offset was not 0
 }
 
-// add appends entries. A reader who has scrolled up keeps what they see in place.
+// add appends entries. A reader who has scrolled up keeps what they see in
+// place.
 func (t *transcript) add(entries ...entry) {
 	if drop := len(entries) - maxEntries; drop > 0 {
 		entries = entries[drop:]
@@ -164,7 +168,8 @@ func (t *transcript) scroll(n, height int) {
 	}
 }
 
-// view returns the height rows that are to be seen, or fewer if there are no more.
+// view returns the height rows that are to be seen, or fewer if there are no
+// more.
 func (t *transcript) view(height int) []string {
 	if height <= 0 {
 		return nil
@@ -197,7 +202,8 @@ func (t *transcript) rowsOf(i int) []string {
 }
 
 // draw lays an entry out in columns: time, name (aligned right), text. Where
-// the window is too narrow for columns, the text follows the name and goes on under the time.
+// the window is too narrow for columns, the text follows the name and goes on
+// under the time.
 func (t *transcript) draw(e *entry) []string {
 	const gap = 2
 	first := dim.Render(e.stamp) + strings.Repeat(" ", gap)
