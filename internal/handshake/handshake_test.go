@@ -372,6 +372,13 @@ type broken struct{ opaque }
 
 func (broken) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, errors.New("no wire") }
 
+// asserting is a wrapper as routers have it: its Hijack takes for granted that
+// the writer within has one.
+type asserting struct{ opaque }
+
+func (a asserting) Unwrap() http.ResponseWriter                  { return a.w }
+func (a asserting) Hijack() (net.Conn, *bufio.ReadWriter, error) { return a.w.(http.Hijacker).Hijack() }
+
 func wrap(h http.Handler, wrapper func(http.ResponseWriter) http.ResponseWriter) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(wrapper(w), r) })
 }
@@ -386,6 +393,11 @@ func TestTakeThroughWrappers(t *testing.T) {
 		"an Unwrap method": {wrap(echo(nil), func(w http.ResponseWriter) http.ResponseWriter { return polite{opaque{polite{opaque{w}}}} }), 101, ""},
 		"hidden":           {wrap(echo(nil), hide), 500, "handshake.opaque"},
 		"hidden deeper": {wrap(echo(nil), func(w http.ResponseWriter) http.ResponseWriter { return polite{opaque{opaque{w}}} }),
+			500, "handshake.opaque"},
+		"asserting": {wrap(echo(nil), func(w http.ResponseWriter) http.ResponseWriter { return asserting{opaque{w}} }), 101, ""},
+		"asserting around an Unwrap method": {wrap(echo(nil), func(w http.ResponseWriter) http.ResponseWriter { return asserting{opaque{polite{opaque{w}}}} }),
+			101, ""},
+		"hidden below asserting": {wrap(echo(nil), func(w http.ResponseWriter) http.ResponseWriter { return asserting{opaque{opaque{w}}} }),
 			500, "handshake.opaque"},
 		"TimeoutHandler":  {http.TimeoutHandler(echo(nil), time.Minute, ""), 500, "*http.timeoutWriter"},
 		"a broken Hijack": {wrap(echo(nil), func(w http.ResponseWriter) http.ResponseWriter { return broken{opaque{w}} }), 500, "no wire"},
