@@ -447,6 +447,21 @@ func TestWhenNoConnectionComesAbout(t *testing.T) {
 	p.ends(exitConnect, "this is no WebSocket server") // so TLS was fine
 }
 
+func TestConnectOverTLS(t *testing.T) {
+	server, err := fanfare.New(fanfare.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Shutdown(context.Background())
+	secure := httptest.NewTLSServer(server)
+	defer secure.Close()
+	p := start(t, "connect", "--insecure", secure.URL+"/x")
+	p.write("over TLS")
+	p.want("over TLS")
+	p.stdin.Close()
+	p.ends(exitFine)
+}
+
 type brokenPipe struct{}
 
 func (brokenPipe) Write([]byte) (int, error) { return 0, syscall.EPIPE }

@@ -47,13 +47,11 @@ func (l leakless) Run() int {
 
 // A program is one run of the command line within the test.
 type program struct {
-	t      *testing.T
-	stdin  *io.PipeWriter
-	stdout *bufio.Reader
-	outEnd *io.PipeReader
-	lines  chan string // of standard output; closed at its end
-	errs   *buffer
-	code   chan int
+	t     *testing.T
+	stdin *io.PipeWriter
+	lines chan string // of standard output; closed at its end
+	errs  *buffer
+	code  chan int
 }
 
 // buffer is standard error.
@@ -85,7 +83,7 @@ func start(t *testing.T, args ...string) *program {
 	in, stdin := io.Pipe()
 	stdout, out := io.Pipe()
 	p := &program{
-		t: t, stdin: stdin, outEnd: stdout, lines: make(chan string, 1000),
+		t: t, stdin: stdin, lines: make(chan string, 1000),
 		errs: &buffer{changed: make(chan struct{}, 1)}, code: make(chan int, 1),
 	}
 	go func() {
