@@ -190,6 +190,42 @@ func TestHostileRequests(t *testing.T) {
 	s.join("/").leave()
 }
 
+// What is kept of a request is what counts against the limits of history, not
+// the long request line that name, key and channel are pieces of.
+func TestHistoryKeepsNoRequests(t *testing.T) {
+	s := perform(t, fanfare.Config{})
+	heap := func() int64 {
+		runtime.GC()
+		runtime.GC() // what pools had is gone only now
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	padding := strings.Repeat("x", 12<<10)
+	kept := []*person{s.join("/warm?name=up")}
+	before := heap()
+	for i := range 128 {
+		if resp, body := s.fetch("POST", fmt.Sprintf("/post/%d?name=a&key=k&pad=%s", i%8, padding), "z"); resp.StatusCode != 200 {
+			t.Fatal(resp.Status, body)
+		}
+		p := s.join(fmt.Sprintf("/socket/%d?name=a&pad=%s", i, padding))
+		p.say("z")
+		if got := p.said(); got != "a: z" {
+			t.Fatal(got)
+		}
+		if i%2 == 0 {
+			p.leave()
+		} else {
+			kept = append(kept, p)
+		}
+	}
+	// A connection costs both of its ends here about 15 KB.
+	if grown := heap() - before; grown > 2<<20 {
+		t.Errorf("the heap grew by %d bytes for 256 messages of one byte and %d connections", grown, len(kept))
+	}
+	runtime.KeepAlive(kept)
+}
+
 // Random bytes, torn and cut off at random: the server lives, and an honest
 // conversation goes on unharmed.
 func TestNoise(t *testing.T) {

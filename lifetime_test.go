@@ -179,6 +179,32 @@ func TestSlowBody(t *testing.T) {
 	}
 }
 
+// Nor the body of a request that is not asked for one: nobody reads it, but
+// net/http would wait for it before it answers.
+func TestSlowBodyThatNobodyWants(t *testing.T) {
+	s := perform(t, fanfare.Config{MessageTimeout: 200 * time.Millisecond})
+	upgrade := "GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+	for _, head := range []string{
+		"GET / HTTP/1.1\r\nContent-Length: 5\r\n",
+		"GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n",
+		"GET /-/healthz HTTP/1.1\r\nContent-Length: 5\r\n",
+		"PUT / HTTP/1.1\r\nContent-Length: 5\r\n",
+		"POST / HTTP/1.1\r\nOrigin: https://evil.example\r\nContent-Length: 5\r\n",
+		upgrade + "Content-Length: 5\r\n",
+	} {
+		conn, err := net.Dial("tcp", s.addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(patience))
+		io.WriteString(conn, head+"Host: x\r\n\r\n")
+		if answer, err := io.ReadAll(conn); err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 ") {
+			t.Errorf("%q: %q %v", head, answer, err)
+		}
+	}
+}
+
 // Shutdown: what was acknowledged is delivered, everyone is told 1001,
 // newcomers get 503, the program's own subscriptions end.
 func TestShutdown(t *testing.T) {

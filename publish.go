@@ -3,6 +3,7 @@ package fanfare
 import (
 	"bytes"
 	"context"
+	"strings"
 	"unicode/utf8"
 
 	"fanfare/broker"
@@ -25,6 +26,9 @@ const maxKey = 255
 func (s *Server) Publish(ctx context.Context, m *Message) (Position, error) {
 	own := *m
 	own.Payload = bytes.Clone(m.Payload)
+	// The strings too: history keeps them, and they may be pieces of something
+	// bigger, such as a request line.
+	own.Channel, own.Sender, own.Key = strings.Clone(m.Channel), strings.Clone(m.Sender), strings.Clone(m.Key)
 	type result struct {
 		pos Position
 		err error

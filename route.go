@@ -38,6 +38,12 @@ const maxName = 64
 
 // ServeHTTP implements [http.Handler].
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.ContentLength != 0 {
+		// Also where nobody wants the body: net/http reads what a handler left of
+		// it before it answers, and would wait for ever. Where a middleware hides
+		// the connection, its server's timeouts must do.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.cfg.MessageTimeout))
+	}
 	path := strings.Trim(r.URL.Path, "/")
 	if path == "-" || strings.HasPrefix(path, "-/") {
 		s.serveOwn(w, r, strings.TrimPrefix(path, "-/"))
@@ -164,10 +170,9 @@ func (s *Server) servePost(w http.ResponseWriter, r *http.Request, channel strin
 	}{channel, pos.String()})
 }
 
-// readBody reads a message, which must neither be too large nor take for ever.
+// readBody reads a message, which must neither be too large nor take for ever:
+// ServeHTTP has set the deadline.
 func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	// Where a middleware hides the connection, its server's timeouts must do.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.cfg.MessageTimeout))
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(s.cfg.MaxMessage)))
 	var tooBig *http.MaxBytesError
 	switch {
@@ -339,9 +344,10 @@ func sinceOf(r *http.Request) (*Position, error) {
 	return &p, nil
 }
 
-// nameOf reads ?name=.
+// nameOf reads ?name=. The name is a copy: it lives as long as a session, and
+// must not keep the request line that it is a piece of.
 func nameOf(r *http.Request) (string, error) {
-	name := r.URL.Query().Get("name")
+	name := strings.Clone(r.URL.Query().Get("name"))
 	return name, checkName(name)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -124,6 +125,7 @@ func (s *Server) channel(ctx context.Context, name string) (*channel, error) {
 		}
 		return c, nil
 	}
+	name = strings.Clone(name) // it may be a piece of a request line
 	c = newChannel(name, s.transport.Loops())
 	c.refs = 1
 	s.channels[name] = c
