@@ -546,9 +546,14 @@ func (l *link) meet(position string) {
 }
 
 // reached is told of a pong that nobody asked for, which may be ahead of read.
+// Of those between two messages the last one counts, so that a flood of them
+// fills no memory: how many messages can be ahead of read is bounded.
 func (l *link) reached(payload []byte, messages int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if n := len(l.told); n > 0 && l.told[n-1].messages == messages {
+		l.told = l.told[:n-1]
+	}
 	l.told = append(l.told, told{string(payload), messages})
 }
 
