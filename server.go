@@ -84,7 +84,7 @@ func (s *Server) deliver(m *Message) {
 
 // join returns a channel, opened if need be, and a reader of it that resumes
 // after since, or begins now if that is nil. The caller releases the channel.
-func (s *Server) join(ctx context.Context, name string, since *Position) (*channel, *feed.Reader, error) {
+func (s *Server) join(ctx context.Context, name string, since *Position) (*channel, *feed.Cursor, error) {
 	c, err := s.channel(ctx, name)
 	if err != nil {
 		return nil, nil, err

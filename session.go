@@ -35,7 +35,7 @@ type session struct {
 	message frame.Message
 
 	mu     sync.Mutex // guards the following
-	reader *feed.Reader
+	reader *feed.Cursor
 
 	// To be written, in this order: pong, ping, notices, messages, position, close.
 	pong     []byte   // the payload of the newest ping not answered yet; nil: none

@@ -30,7 +30,7 @@ type Subscription struct {
 	once     sync.Once     // closes done
 
 	mu     sync.Mutex // guards the following
-	reader *feed.Reader
+	reader *feed.Cursor
 }
 
 // A GapError says that messages are missing before the next one. The

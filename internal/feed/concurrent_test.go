@@ -24,7 +24,7 @@ func TestAllSeeOneOrder(t *testing.T) {
 		runtime.Gosched() // so that others want it meanwhile
 		return binary.BigEndian.AppendUint64(dst, m.Position.Offset)
 	}}
-	f := feed.New(feed.Retention{Count: 50}, start, nil)
+	f := feed.New(feed.Retention{Keys: 4096, Count: 50}, start, nil)
 	var shared feed.Joiner
 	var group sync.WaitGroup
 	rnd := random(t)
@@ -70,7 +70,7 @@ func TestAllSeeOneOrder(t *testing.T) {
 // they are told they missed is all there was.
 func TestSlowReadersWhilePublishing(t *testing.T) {
 	const messages = 10_000
-	f := feed.New(feed.Retention{Count: 20}, start, nil)
+	f := feed.New(feed.Retention{Keys: 4096, Count: 20}, start, nil)
 	var group sync.WaitGroup
 	rnd := random(t)
 	var done atomic.Bool
@@ -135,7 +135,7 @@ func TestResumeSeam(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.Store(feed.New(feed.Retention{Count: 100}, base, nil))
+	f.Store(feed.New(feed.Retention{Keys: 4096, Count: 100}, base, nil))
 	for range 300 {
 		publish()
 	}

@@ -11,7 +11,7 @@ import (
 // A message that somebody took already costs the next reader no allocation,
 // whether it is the newest or a limit cuts it out of many.
 func TestTakeOneAllocatesNothing(t *testing.T) {
-	f := feed.New(feed.Retention{}, start, nil)
+	f := feed.New(feed.Retention{Keys: 4096}, start, nil)
 	scout := f.Live(numbers, feed.CatchUp, unlimited)
 	alice := f.Live(numbers, feed.CatchUp, unlimited)
 	var j feed.Joiner
@@ -28,7 +28,7 @@ func TestTakeOneAllocatesNothing(t *testing.T) {
 	take(t, alice, &j, 1<<20)
 
 	// The newest alone, taken by a hundred readers: Append is not counted.
-	readers := make([]*feed.Reader, 101)
+	readers := make([]*feed.Cursor, 101)
 	for i := range readers {
 		readers[i] = f.Live(numbers, feed.CatchUp, unlimited)
 	}
@@ -56,10 +56,10 @@ func TestTakeOneAllocatesNothing(t *testing.T) {
 // few allocations for the batch, none for a reader.
 func TestTakeJoinedAllocatesOnce(t *testing.T) {
 	const readers, batch, rounds = 1000, 64, 10
-	f := feed.New(feed.Retention{}, start, nil)
+	f := feed.New(feed.Retention{Keys: 4096}, start, nil)
 	var j feed.Joiner
 	scout := f.Live(numbers, feed.CatchUp, unlimited)
-	crowd := make([]*feed.Reader, readers)
+	crowd := make([]*feed.Cursor, readers)
 	for i := range crowd {
 		crowd[i] = f.Live(numbers, feed.CatchUp, unlimited)
 	}
@@ -87,7 +87,7 @@ func TestTakeJoinedAllocatesOnce(t *testing.T) {
 // Readers that were placed, each by itself, before the same message share the
 // joined bytes too: so it is when many come back at once.
 func TestResumedReadersShare(t *testing.T) {
-	f := feed.New(feed.Retention{Count: 100}, start, nil)
+	f := feed.New(feed.Retention{Keys: 4096, Count: 100}, start, nil)
 	fill(f, 10, 100)
 	var j feed.Joiner
 	var first []byte
@@ -116,7 +116,7 @@ func TestRewoundReadersShare(t *testing.T) {
 		encoded++
 		return append(dst, 'x')
 	}}
-	f := feed.New(feed.Retention{Count: 8}, start, nil)
+	f := feed.New(feed.Retention{Keys: 4096, Count: 8}, start, nil)
 	var page broker.Page
 	for range 10 {
 		m := message(f.Position(), "", 1)
@@ -142,7 +142,7 @@ func TestRewoundReadersShare(t *testing.T) {
 // who took all before it.
 func TestOneLargeMessageIsNoLag(t *testing.T) {
 	for _, policy := range []feed.Policy{feed.CatchUp, feed.Skip, feed.Latest, feed.Close} {
-		f := feed.New(feed.Retention{}, start, nil)
+		f := feed.New(feed.Retention{Keys: 4096}, start, nil)
 		r := f.Live(numbers, policy, 10)
 		var j feed.Joiner
 		for range 3 {
@@ -159,7 +159,7 @@ func TestOneLargeMessageIsNoLag(t *testing.T) {
 
 // What a reader resumes from history is no lag, however large.
 func TestResumeIsNoLag(t *testing.T) {
-	f := feed.New(feed.Retention{Count: 100}, start, nil)
+	f := feed.New(feed.Retention{Keys: 4096, Count: 100}, start, nil)
 	fill(f, 100, 1000)
 	r := f.Live(numbers, feed.Close, 2000)
 	if !r.Resume(start) {
@@ -183,7 +183,7 @@ func TestRewindPastTheStart(t *testing.T) {
 		base = m.Position
 	}
 	page.Position = base
-	f := feed.New(feed.Retention{}, base, nil)
+	f := feed.New(feed.Retention{Keys: 4096}, base, nil)
 	waits, joins := f.Live(numbers, feed.Close, 10), f.Live(numbers, feed.Close, unlimited)
 	waits.Rewind(page)
 	joins.Rewind(page)
@@ -207,7 +207,7 @@ func TestRewindPastTheStart(t *testing.T) {
 func BenchmarkAppend(b *testing.B) {
 	for _, key := range []string{"", "key"} {
 		b.Run(fmt.Sprintf("key=%q", key), func(b *testing.B) {
-			f := feed.New(feed.Retention{Count: 256, Bytes: 1 << 20}, start, nil)
+			f := feed.New(feed.Retention{Keys: 4096, Count: 256, Bytes: 1 << 20}, start, nil)
 			msgs := make([]*broker.Message, b.N)
 			pos := start
 			for i := range msgs {
@@ -225,10 +225,10 @@ func BenchmarkAppend(b *testing.B) {
 
 func BenchmarkTakeOne(b *testing.B) {
 	const messages = 1 << 12
-	f := feed.New(feed.Retention{Count: messages}, start, nil)
+	f := feed.New(feed.Retention{Keys: 4096, Count: messages}, start, nil)
 	fill(f, messages, 128)
 	var j feed.Joiner
-	reader := func() *feed.Reader {
+	reader := func() *feed.Cursor {
 		r := f.Live(numbers, feed.CatchUp, unlimited)
 		r.Resume(start)
 		return r
@@ -248,9 +248,9 @@ func BenchmarkTakeOne(b *testing.B) {
 // One operation is a delivery: 64 messages to one of a thousand readers.
 func BenchmarkTakeJoined(b *testing.B) {
 	const readers, batch = 1000, 64
-	f := feed.New(feed.Retention{Count: batch}, start, nil)
+	f := feed.New(feed.Retention{Keys: 4096, Count: batch}, start, nil)
 	fill(f, batch, 128)
-	crowd := make([]*feed.Reader, readers)
+	crowd := make([]*feed.Cursor, readers)
 	var j feed.Joiner
 	b.ReportAllocs()
 	for i := range b.N {
@@ -268,7 +268,7 @@ func BenchmarkTakeJoined(b *testing.B) {
 }
 
 func BenchmarkResume(b *testing.B) {
-	f := feed.New(feed.Retention{Count: 256}, start, nil)
+	f := feed.New(feed.Retention{Keys: 4096, Count: 256}, start, nil)
 	fill(f, 1000, 128)
 	b.ReportAllocs()
 	for i := range b.N {
@@ -277,5 +277,22 @@ func BenchmarkResume(b *testing.B) {
 		if !f.Live(numbers, feed.CatchUp, unlimited).Resume(pos) {
 			b.Fatal("history does not reach there")
 		}
+	}
+}
+
+// Without keys remembered, Latest does what Skip does, and counts it exactly.
+func TestLatestWithoutKeys(t *testing.T) {
+	f := feed.New(feed.Retention{Count: 10}, start, nil)
+	c := f.Live(numbers, feed.Latest, 300)
+	for range 5 {
+		f.Append(message(f.Position(), "k", 1))
+	}
+	var j feed.Joiner
+	b, err := c.Take(&j, 1<<16)
+	if err != nil || b.Gap != (feed.Gap{Reason: feed.Superseded, Missed: 4}) {
+		t.Fatalf("%+v %v", b, err)
+	}
+	if b, err = c.Take(&j, 1<<16); err != nil || b.Count != 1 {
+		t.Fatalf("%+v %v, want the newest alone", b, err)
 	}
 }

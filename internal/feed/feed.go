@@ -4,8 +4,8 @@
 //
 // # One feed, many cursors
 //
-// An [Entry] is a message with a pointer to the next one. A [Reader] is a
-// cursor: the entry it took last. "Has something to send" is a next that is
+// An [Entry] is a message with a pointer to the next one. A [Cursor] is a
+// reader's place: the entry it took last. "Has something to send" is a next that is
 // not nil. History is the same list, kept alive by a pointer to its oldest
 // retained entry; what neither history nor a reader can reach, the garbage
 // collector frees. Resuming is placing a cursor.
@@ -33,8 +33,8 @@
 // # Two ways to hurt yourself
 //
 // The feed knows no sockets and starts no goroutine. Somebody must call
-// [Reader.Relieve] for readers that cannot be written to while others are, or
-// their cursors hold memory; and bytes that [Reader.Take] returned are shared
+// [Cursor.Relieve] for readers that cannot be written to while others are, or
+// their cursors hold memory; and bytes that [Cursor.Take] returned are shared
 // and must not be changed.
 package feed
 
@@ -117,11 +117,14 @@ func (c *content) find(f *Form) *encoding {
 	return x
 }
 
-// Retention says how much history a feed keeps: as much as all three permit.
+// Retention says how much history a feed keeps: as much as Count, Age and
+// Bytes all permit; and besides, for readers with the policy [Latest], the
+// newest message for each of so many Keys, of Bytes together at most.
 type Retention struct {
 	Count int           // messages; 0: none
 	Age   time.Duration // 0: any age
 	Bytes int64         // [broker.Message.Size] of all; 0: any size. The newest is kept even if it alone is larger.
+	Keys  int           // 0: none, and Latest then does what Skip does
 }
 
 // Feed is a channel's messages. All methods may be called from any goroutine;
@@ -176,7 +179,7 @@ func (f *Feed) Append(m *broker.Message) {
 		f.oldest.Store(e)
 	}
 	f.trim(m.Time)
-	f.latest.put(e, f.retain.Bytes)
+	f.latest.put(e, f.retain)
 }
 
 // Position returns the place after the newest message.

@@ -7,10 +7,6 @@ import (
 	"fanfare/broker"
 )
 
-// maxKeys is for how many keys a feed remembers the newest message. The key
-// that was silent longest is forgotten first.
-const maxKeys = 4096
-
 // latest is the newest message for each key. It keeps contents, not entries:
 // an entry for a key that fell silent would keep all that came after it.
 type latest struct {
@@ -26,10 +22,13 @@ type keyed struct {
 	seq int64
 }
 
-// put notes e as the newest for its key. maxBytes is what all of them may
-// weigh; 0: anything.
-func (l *latest) put(e *Entry, maxBytes int64) {
-	if e.msg.Key == "" {
+// put notes e as the newest for its key. Of too many keys, or of too much,
+// what was silent longest is forgotten first.
+func (l *latest) put(e *Entry, keep Retention) {
+	switch {
+	case keep.Keys == 0:
+		return
+	case e.msg.Key == "":
 		l.keyless = keyed{e.content, e.seq}
 		return
 	}
@@ -41,7 +40,7 @@ func (l *latest) put(e *Entry, maxBytes int64) {
 	}
 	l.byKey[e.msg.Key] = l.byAge.PushBack(keyed{e.content, e.seq})
 	l.bytes += int64(e.msg.Size())
-	for len(l.byKey) > maxKeys || maxBytes > 0 && l.bytes > maxBytes && len(l.byKey) > 1 {
+	for len(l.byKey) > keep.Keys || keep.Bytes > 0 && l.bytes > keep.Bytes && len(l.byKey) > 1 {
 		l.drop(l.byAge.Front())
 	}
 }

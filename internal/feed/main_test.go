@@ -73,7 +73,7 @@ func fill(f *feed.Feed, n, size int) {
 }
 
 // take takes everything there is, and fails on a gap or an error.
-func take(t testing.TB, r *feed.Reader, j *feed.Joiner, limit int) []byte {
+func take(t testing.TB, r *feed.Cursor, j *feed.Joiner, limit int) []byte {
 	t.Helper()
 	var all []byte
 	for r.Pending() {

@@ -52,7 +52,7 @@ func TestFrozenReaderKeepsNothing(t *testing.T) {
 	for _, policy := range []feed.Policy{feed.CatchUp, feed.Skip, feed.Latest, feed.Close} {
 		t.Run(policy.String(), func(t *testing.T) {
 			var w watched
-			f := feed.New(feed.Retention{}, start, nil)
+			f := feed.New(feed.Retention{Keys: 4096}, start, nil)
 			alice := f.Live(numbers, policy, 10_000)
 			w.append(f, 100, "")
 			if n := len(w.alive()); n != 100 {
@@ -73,7 +73,7 @@ func TestFrozenReaderKeepsNothing(t *testing.T) {
 // As long as she lags less than her limit she keeps what she has not seen.
 func TestRelieveLeavesWhoIsNotSlow(t *testing.T) {
 	var w watched
-	f := feed.New(feed.Retention{}, start, nil)
+	f := feed.New(feed.Retention{Keys: 4096}, start, nil)
 	alice := f.Live(numbers, feed.Skip, 3*(1000+128))
 	w.append(f, 4, "") // the one that is next does not count
 	if err := alice.Relieve(); err != nil {
@@ -91,7 +91,7 @@ func TestRelieveLeavesWhoIsNotSlow(t *testing.T) {
 // back to a broker's page, is relieved of those as well.
 func TestRelieveFreesWhatIsTheReadersAlone(t *testing.T) {
 	var w watched
-	f := feed.New(feed.Retention{}, start, nil)
+	f := feed.New(feed.Retention{Keys: 4096}, start, nil)
 	alice := f.Live(numbers, feed.Latest, 2000)
 	for _, key := range []string{"a", "b", "a", "b", "c"} {
 		w.append(f, 1, key)
@@ -135,7 +135,7 @@ func TestRelieveFreesWhatIsTheReadersAlone(t *testing.T) {
 // within it.
 func TestHistoryKeepsNoMore(t *testing.T) {
 	var w watched
-	f := feed.New(feed.Retention{Count: 3}, start, nil)
+	f := feed.New(feed.Retention{Keys: 4096, Count: 3}, start, nil)
 	alice := f.Live(numbers, feed.CatchUp, 2000)
 	w.append(f, 10, "")
 	alice.Relieve()
@@ -153,7 +153,7 @@ func TestHistoryKeepsNoMore(t *testing.T) {
 	runtime.KeepAlive(f)
 
 	w = nil
-	f = feed.New(feed.Retention{Count: 100, Age: time.Minute}, start, nil)
+	f = feed.New(feed.Retention{Keys: 4096, Count: 100, Age: time.Minute}, start, nil)
 	w.append(f, 10, "")
 	f.Trim(time.Now().Add(time.Hour))
 	w.want(t, "too old", 9)
@@ -162,7 +162,7 @@ func TestHistoryKeepsNoMore(t *testing.T) {
 
 // Bytes is what history may weigh, and not one byte less.
 func TestHistoryBytesAreExact(t *testing.T) {
-	f := feed.New(feed.Retention{Count: 100, Bytes: 3 * (100 + 128)}, start, nil)
+	f := feed.New(feed.Retention{Keys: 4096, Count: 100, Bytes: 3 * (100 + 128)}, start, nil)
 	reaches := func(offset uint64) bool {
 		return f.Live(numbers, feed.Skip, 0).Resume(broker.Position{Epoch: start.Epoch, Offset: offset})
 	}
@@ -184,7 +184,7 @@ func TestHistoryBytesAreExact(t *testing.T) {
 // before or after it.
 func TestSilentKeyKeepsOnlyItsMessage(t *testing.T) {
 	var w watched
-	f := feed.New(feed.Retention{}, start, nil)
+	f := feed.New(feed.Retention{Keys: 4096}, start, nil)
 	w.append(f, 2, "quiet")
 	w.append(f, 1, "")
 	w.append(f, 50, "busy")
@@ -195,7 +195,7 @@ func TestSilentKeyKeepsOnlyItsMessage(t *testing.T) {
 // However many keys somebody makes up, a feed remembers 4,096 of them.
 func TestKeysAreBounded(t *testing.T) {
 	var w watched
-	f := feed.New(feed.Retention{}, start, nil)
+	f := feed.New(feed.Retention{Keys: 4096}, start, nil)
 	for i := range 5000 {
 		w.append(f, 1, fmt.Sprint("key ", i))
 	}
@@ -204,7 +204,7 @@ func TestKeysAreBounded(t *testing.T) {
 	}
 	runtime.KeepAlive(f)
 	w = nil
-	f = feed.New(feed.Retention{Bytes: 10_000}, start, nil)
+	f = feed.New(feed.Retention{Keys: 4096, Bytes: 10_000}, start, nil)
 	for i := range 100 {
 		w.append(f, 1, fmt.Sprint("key ", i))
 	}
@@ -218,7 +218,7 @@ func TestKeysAreBounded(t *testing.T) {
 func TestResetFrees(t *testing.T) {
 	var w watched
 	var j feed.Joiner
-	f := feed.New(feed.Retention{}, start, nil)
+	f := feed.New(feed.Retention{Keys: 4096}, start, nil)
 	alice := f.Live(numbers, feed.CatchUp, unlimited)
 	w.append(f, 10, "")
 	take(t, alice, &j, 1<<20)

@@ -71,7 +71,7 @@ func (t *toy) trim(now time.Time) {
 // A listener is a reader and what it is owed by the promise.
 type listener struct {
 	name   string
-	reader *feed.Reader
+	reader *feed.Cursor
 	form   *feed.Form
 	policy feed.Policy
 	limit  int64
@@ -249,6 +249,7 @@ func (inBubble) Deadline() (time.Time, bool) { return time.Time{}, false }
 func newProgram(t *rapid.T) *program {
 	p := &program{T: t, encoded: make(map[string]int), allowed: make(map[string]int)}
 	p.toy = &toy{last: -1, keep: feed.Retention{
+		Keys:  4096,
 		Count: rapid.SampledFrom([]int{0, 1, 3, 10, 100}).Draw(t, "count"),
 		Age:   rapid.SampledFrom([]time.Duration{0, 0, time.Second, time.Minute}).Draw(t, "age"),
 		Bytes: rapid.SampledFrom([]int64{0, 0, 300, 1000, 5000}).Draw(t, "bytes"),

@@ -62,9 +62,9 @@ type Gap struct {
 	Missed int64 // how many; when unknown, -1
 }
 
-// A Reader is one subscription's place in a feed. It is not safe for
+// A Cursor is one reader's place in a feed, and what to do when it lags. It is not safe for
 // concurrent use; its owner guards it.
-type Reader struct {
+type Cursor struct {
 	feed   *Feed  // static
 	form   *Form  // static
 	policy Policy // static
@@ -81,19 +81,19 @@ type Reader struct {
 // many bytes it may lag before the policy applies. The message that is next
 // does not count, so that nobody is slow for one that is larger than limit;
 // nor does what the reader goes back to by Resume or Rewind.
-func (f *Feed) Live(form *Form, policy Policy, limit int64) *Reader {
+func (f *Feed) Live(form *Form, policy Policy, limit int64) *Cursor {
 	at := f.head.Load()
-	return &Reader{feed: f, form: form, policy: policy, limit: limit, from: at.size, at: at}
+	return &Cursor{feed: f, form: form, policy: policy, limit: limit, from: at.size, at: at}
 }
 
 // Resume moves a reader, of which nothing was taken yet, back to pos, and
 // reports whether the feed's own history reaches there without a gap. If it
 // does not, the reader stays where it is: ask the broker, and call Rewind.
-func (r *Reader) Resume(pos broker.Position) bool {
-	if pos == r.Position() {
+func (c *Cursor) Resume(pos broker.Position) bool {
+	if pos == c.Position() {
 		return true
 	}
-	old := r.feed.oldest.Load()
+	old := c.feed.oldest.Load()
 	if old == nil || pos.Epoch != old.msg.Position.Epoch || pos.Offset < old.msg.Prev {
 		return false
 	}
@@ -105,7 +105,7 @@ func (r *Reader) Resume(pos broker.Position) bool {
 	if next == nil && at.msg.Position != pos {
 		return false // after the newest message: not of this feed, or not yet
 	}
-	r.at = at
+	c.at = at
 	return true
 }
 
@@ -113,13 +113,13 @@ func (r *Reader) Resume(pos broker.Position) bool {
 // begins: what a broker answered, after the reader was made, for the position
 // to resume from. A page without a limit reaches at least to the reader's
 // place, so nothing is between; what it has beyond comes from the feed.
-func (r *Reader) Rewind(page broker.Page) {
-	here, begin := r.Position(), page.Position
+func (c *Cursor) Rewind(page broker.Page) {
+	here, begin := c.Position(), page.Position
 	if len(page.Messages) > 0 {
 		begin = placeBefore(page.Messages[0])
 	}
 	if page.Gap {
-		r.gap = Gap{Expired, r.missed(page.Missed, begin)}
+		c.gap = Gap{Expired, c.missed(page.Missed, begin)}
 	}
 	msgs := page.Messages
 	for len(msgs) > 0 && !upTo(msgs[len(msgs)-1], here) {
@@ -128,50 +128,50 @@ func (r *Reader) Rewind(page broker.Page) {
 	if len(msgs) == 0 {
 		return
 	}
-	if r.at == nil {
+	if c.at == nil {
 		// It let go of its place while the broker was asked. Its policy decides
 		// where it goes on, and counts what it then misses from here.
-		r.seq -= int64(len(msgs))
-		r.pos = begin
+		c.seq -= int64(len(msgs))
+		c.pos = begin
 		return
 	}
 	// What the feed's own history has is read from there, since it is encoded
 	// already; entries for what is before it are this reader's alone.
-	next := r.feed.oldest.Load()
+	next := c.feed.oldest.Load()
 	for next != nil && upTo(next.msg, begin) {
 		next = next.next.Load()
 	}
 	if next == nil || !upTo(next.msg, here) {
-		next = r.at
+		next = c.at
 	}
 	for n := len(msgs) - 1; n >= 0 && !next.silent && upTo(next.msg, msgs[n].Position); n-- {
 		msgs = msgs[:n]
 	}
 	for i := len(msgs) - 1; i >= 0; i-- {
-		e := &Entry{content: &content{msg: msgs[i]}, seq: next.seq - 1, size: r.from}
+		e := &Entry{content: &content{msg: msgs[i]}, seq: next.seq - 1, size: c.from}
 		if next.silent {
 			e.seq = next.seq // the same place, with its message
 		}
 		e.next.Store(next)
 		next = e
 	}
-	r.at = before(next)
+	c.at = before(next)
 }
 
 // missed returns how many messages a reader misses of those that a broker no
 // longer had before the place begin; when unknown, -1. What came after the
 // reader's own place is not missed: the feed brings it.
-func (r *Reader) missed(gone uint64, begin broker.Position) int64 {
-	here := r.Position()
+func (c *Cursor) missed(gone uint64, begin broker.Position) int64 {
+	here := c.Position()
 	beyond := begin.Epoch == here.Epoch && begin.Offset > here.Offset
 	switch {
-	case gone == 0 || gone > math.MaxInt64, beyond && r.at == nil:
+	case gone == 0 || gone > math.MaxInt64, beyond && c.at == nil:
 		return -1
 	case !beyond:
 		return int64(gone)
 	}
 	n := int64(gone)
-	for e := r.at.following(); e != nil && upTo(e.msg, begin); e = e.following() {
+	for e := c.at.following(); e != nil && upTo(e.msg, begin); e = e.following() {
 		n--
 	}
 	return max(0, n)
@@ -180,30 +180,30 @@ func (r *Reader) missed(gone uint64, begin broker.Position) int64 {
 // Lag returns how many bytes of messages the reader has not taken yet, of
 // those that came after it was made; once it let go of its place, more than
 // its limit.
-func (r *Reader) Lag() int64 {
-	if r.at == nil {
-		return r.limit + 1
+func (c *Cursor) Lag() int64 {
+	if c.at == nil {
+		return c.limit + 1
 	}
-	return max(0, r.feed.head.Load().size-max(r.at.size, r.from))
+	return max(0, c.feed.head.Load().size-max(c.at.size, c.from))
 }
 
 // slow reports whether the reader lags too far to keep its place.
-func (r *Reader) slow() bool {
-	next := r.at.following()
-	return next != nil && r.feed.head.Load().size-max(next.size, r.from) > r.limit
+func (c *Cursor) slow() bool {
+	next := c.at.following()
+	return next != nil && c.feed.head.Load().size-max(next.size, c.from) > c.limit
 }
 
 // Pending reports whether Take has something to give.
-func (r *Reader) Pending() bool {
-	return r.gap.Missed != 0 || r.at == nil || r.at.following() != nil
+func (c *Cursor) Pending() bool {
+	return c.gap.Missed != 0 || c.at == nil || c.at.following() != nil
 }
 
 // Position returns the place after the message taken last.
-func (r *Reader) Position() broker.Position {
-	if r.at == nil {
-		return r.pos
+func (c *Cursor) Position() broker.Position {
+	if c.at == nil {
+		return c.pos
 	}
-	return r.at.msg.Position
+	return c.at.msg.Position
 }
 
 // A Batch is what a reader takes at once: a gap, or messages, or nothing.
@@ -216,25 +216,25 @@ type Batch struct {
 // Take returns what comes next, up to limit bytes but at least one message,
 // and moves behind it. It allocates nothing when the batch is a single message
 // or was joined before.
-func (r *Reader) Take(j *Joiner, limit int) (Batch, error) {
-	gap, err := r.settle()
+func (c *Cursor) Take(j *Joiner, limit int) (Batch, error) {
+	gap, err := c.settle()
 	if err != nil || gap.Missed != 0 {
 		return Batch{Gap: gap}, err
 	}
-	bytes, n, last := j.batch(r.at, r.form, limit)
-	r.at = last
+	bytes, n, last := j.batch(c.at, c.form, limit)
+	c.at = last
 	return Batch{Bytes: bytes, Count: n}, nil
 }
 
 // Next returns the next message itself, and moves behind it, for readers
 // within the process; nil without one. Gaps and errors are those of Take.
-func (r *Reader) Next() (*broker.Message, Gap, error) {
-	gap, err := r.settle()
+func (c *Cursor) Next() (*broker.Message, Gap, error) {
+	gap, err := c.settle()
 	if err != nil || gap.Missed != 0 {
 		return nil, gap, err
 	}
-	for next := r.at.next.Load(); next != nil; next = next.next.Load() {
-		r.at = next
+	for next := c.at.next.Load(); next != nil; next = next.next.Load() {
+		c.at = next
 		if !next.silent {
 			return next.msg, Gap{}, nil
 		}
@@ -244,77 +244,81 @@ func (r *Reader) Next() (*broker.Message, Gap, error) {
 
 // settle finds the place to go on from, and returns a gap that is to be
 // reported first.
-func (r *Reader) settle() (Gap, error) {
-	if r.gap.Missed == 0 && (r.at == nil || r.slow()) {
-		if err := r.place(); err != nil {
+func (c *Cursor) settle() (Gap, error) {
+	if c.gap.Missed == 0 && (c.at == nil || c.slow()) {
+		if err := c.place(); err != nil {
 			return Gap{}, err
 		}
 	}
-	gap := r.gap
-	r.gap = Gap{}
+	gap := c.gap
+	c.gap = Gap{}
 	return gap, nil
 }
 
 // Relieve is to be called while a reader cannot be written to and others can.
 // When it lags too far it lets go of its entry, so that it keeps no message in
 // memory, and Take will find the place where to go on.
-func (r *Reader) Relieve() error {
-	if r.at != nil && r.slow() {
-		r.letGo()
+func (c *Cursor) Relieve() error {
+	if c.at != nil && c.slow() {
+		c.letGo()
 	}
-	if r.at == nil && r.policy == Close {
+	if c.at == nil && c.policy == Close {
 		return ErrTooSlow
 	}
 	return nil
 }
 
-func (r *Reader) letGo() {
-	r.seq, r.pos, r.at = r.at.seq, r.at.msg.Position, nil
+func (c *Cursor) letGo() {
+	c.seq, c.pos, c.at = c.at.seq, c.at.msg.Position, nil
 }
 
 // place finds where a reader that lags too far goes on.
-func (r *Reader) place() error {
-	old := r.feed.oldest.Load()
-	if r.at != nil {
-		if r.policy == CatchUp && old != nil && r.at.seq >= old.seq-1 {
+func (c *Cursor) place() error {
+	old := c.feed.oldest.Load()
+	if c.at != nil {
+		if c.policy == CatchUp && old != nil && c.at.seq >= old.seq-1 {
 			return nil // it reads from history; waiting for it costs nothing
 		}
-		r.letGo()
+		c.letGo()
 	}
 	switch {
-	case r.policy == Close:
+	case c.policy == Close:
 		return ErrTooSlow
-	case r.policy == Latest:
-		r.placeLatest()
-	case r.policy == CatchUp && old != nil:
-		r.at = before(old)
-		for next := old; next != nil && next.seq <= r.seq; next = next.next.Load() {
-			r.at = next
+	case c.policy == Latest:
+		c.placeLatest()
+	case c.policy == CatchUp && old != nil:
+		c.at = before(old)
+		for next := old; next != nil && next.seq <= c.seq; next = next.next.Load() {
+			c.at = next
 		}
-		r.gap = Gap{Outrun, max(0, old.seq-1-r.seq)}
-	case r.policy == CatchUp:
-		r.placeNewest(Outrun)
+		c.gap = Gap{Outrun, max(0, old.seq-1-c.seq)}
+	case c.policy == CatchUp:
+		c.placeNewest(Outrun)
 	default:
-		r.placeNewest(Skipped)
+		c.placeNewest(Skipped)
 	}
 	return nil
 }
 
 // placeNewest goes to the place before the newest message.
-func (r *Reader) placeNewest(why Reason) {
-	head := r.feed.head.Load()
-	r.at = before(head)
-	r.gap = Gap{why, head.seq - 1 - r.seq}
+func (c *Cursor) placeNewest(why Reason) {
+	head := c.feed.head.Load()
+	c.at = before(head)
+	c.gap = Gap{why, head.seq - 1 - c.seq}
 }
 
 // placeLatest goes to a place from which the newest messages for each key are
 // next, and then the feed's newest: entries of the reader's own, that end in
 // the feed's head.
-func (r *Reader) placeLatest() {
-	f := r.feed
+func (c *Cursor) placeLatest() {
+	f := c.feed
+	if f.retain.Keys == 0 {
+		c.placeNewest(Superseded)
+		return
+	}
 	f.mu.Lock()
 	head := f.head.Load()
-	found := f.latest.since(r.pos)
+	found := f.latest.since(c.pos)
 	f.mu.Unlock()
 	n := int64(len(found))
 	// The newest message of all is the newest for its key, so it is the last found.
@@ -324,9 +328,9 @@ func (r *Reader) placeLatest() {
 		e.next.Store(next)
 		next = e
 	}
-	r.gap = Gap{Superseded, head.seq - r.seq - n}
-	r.at = &Entry{content: placeOf(r.pos), seq: next.seq - 1, size: head.size}
-	r.at.next.Store(next)
+	c.gap = Gap{Superseded, head.seq - c.seq - n}
+	c.at = &Entry{content: placeOf(c.pos), seq: next.seq - 1, size: head.size}
+	c.at.next.Store(next)
 }
 
 // before returns a place from which e is next.
