@@ -39,9 +39,10 @@ type Options struct {
 	Subprotocols []string
 	// Origins are the pages that may connect besides those that this host
 	// served: hosts ("app.example.com", "*.example.com", "localhost:*", as in
-	// [path.Match], lower case) or scheme and host ("https://app.example.com").
+	// [path.Match], in any case) or scheme and host ("https://app.example.com").
 	// A host without a port means the default port. "*" lets every page in:
-	// then any web site may act with the cookies of whoever visits it.
+	// then any web site may act with the cookies of whoever visits it. What
+	// [CheckOrigins] finds wrong with them refuses every request.
 	Origins []string
 }
 
@@ -94,6 +95,9 @@ func upgradeRequired() http.Header {
 func Check(r *http.Request, o *Options) (subprotocol string, err error) {
 	if o == nil {
 		o = &Options{}
+	}
+	if err := CheckOrigins(o.Origins); err != nil {
+		return "", &Refusal{http.StatusInternalServerError, "bad_config", "the server is misconfigured: " + err.Error(), nil}
 	}
 	if r.ProtoMajor >= 2 {
 		return "", tooNew(r)

@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"path"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -181,6 +183,15 @@ func TestOrigin(t *testing.T) {
 		{plain, "http://[::1]:3000", []string{"[::1]:3000"}, true},
 		{plain, "https://other.example", []string{"https://other.example"}, true},
 		{plain, "http://other.example", []string{"https://other.example"}, false},
+		{plain, "https://other.example", []string{"OTHER.Example"}, true},
+		{plain, "https://other.example", []string{"HTTPS://Other.Example"}, true},
+		{plain, "https://a.other.example", []string{"*.Other.EXAMPLE"}, true},
+		{plain, "https://other.example", []string{"https://other.example:443"}, true},
+		{plain, "https://other.example", []string{"other.example:443"}, true},
+		{plain, "http://other.example", []string{"other.example:443"}, false},
+		{plain, "https://other.example:80", []string{"other.example"}, false},
+		{plain, "http://localhost", []string{"localhost:*"}, true},
+		{plain, "https://[::1]", []string{"[::1]:443"}, true},
 		{plain, "chrome-extension://abcdef", []string{"chrome-extension://abcdef"}, true},
 		{plain, "null", []string{"other.example", "*.example"}, false},
 		{plain, "null", []string{"*"}, true},
@@ -208,11 +219,43 @@ func TestOrigin(t *testing.T) {
 	if _, err := Check(request("Origin: http://example.com", "Origin: http://evil.example"), nil); !errors.As(err, &refusal) || refusal.Status != 403 {
 		t.Error("two origins:", err)
 	}
-	if _, err := Check(request("Origin: http://evil.example"), &Options{Origins: []string{"["}}); !errors.As(err, &refusal) || refusal.Code != "bad_config" {
-		t.Error("a malformed pattern must be said, not ignored:", err)
-	}
 	if _, err := Check(request("Origin: http://"+strings.Repeat("a", 1<<16)), nil); !errors.As(err, &refusal) || len(refusal.Reason) > 1000 {
 		t.Error("the reason must not grow with the header")
+	}
+}
+
+func TestCheckOrigins(t *testing.T) {
+	good := []string{"*", "app.example.com", "App.Example.com:8080", "*.example.com", "localhost:*", "[::1]:3000", "[2001:db8::1]",
+		"https://app.example.com", "HTTPS://*.example.com", "*://app.example.com", "app[0-9].example.com", "chrome-extension://abcdef"}
+	if err := CheckOrigins(good); err != nil {
+		t.Error(err)
+	}
+	if err := CheckOrigins(nil); err != nil {
+		t.Error(err)
+	}
+	for _, bad := range []string{"", "[", "app[.example.com", "https://app[a-].example.com", `app.example.com\`, "https://", "https://app.example.com/", "app.example.com/chat",
+		"a.example, b.example", "a.example b.example", "null", "bücher.example", "https://me@app.example.com"} {
+		err := CheckOrigins([]string{"app.example.com", bad})
+		if err == nil {
+			t.Errorf("%q passes for a pattern", bad)
+			continue
+		}
+		for _, want := range []string{strconv.Quote(bad), `"https://app.example.com"`} {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%q: the error does not say %s: %v", bad, want, err)
+			}
+		}
+		// Found with the first request, and not only when a foreign page comes.
+		var refusal *Refusal
+		if _, err := Check(request(), &Options{Origins: []string{bad}}); !errors.As(err, &refusal) || refusal.Status != 500 || refusal.Code != "bad_config" {
+			t.Errorf("%q is not refused at once: %v", bad, err)
+		}
+		if refusal := CheckOrigin(request("Origin: http://evil.example"), []string{bad}); refusal == nil || refusal.Status != 403 {
+			t.Errorf("%q lets a page in, or is not a 403: %v", bad, refusal)
+		}
+	}
+	if err := CheckOrigins([]string{"["}); !errors.Is(err, path.ErrBadPattern) {
+		t.Errorf("%v, want a path.ErrBadPattern", err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package handshake
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -36,24 +37,67 @@ func CheckOrigin(r *http.Request, allowed []string) *Refusal {
 		return nil
 	}
 	for _, pattern := range allowed {
-		subject := host
-		if strings.Contains(pattern, "://") {
-			subject = scheme + "://" + host
-		}
-		// Compared first, because to path.Match the brackets of [::1] are a class of characters.
-		if pattern == subject {
-			return nil
-		}
-		matched, err := path.Match(pattern, subject)
-		if err != nil {
-			return &Refusal{http.StatusInternalServerError, "bad_config",
-				fmt.Sprintf("the server's list of origins has the malformed pattern %q", pattern), nil}
-		}
-		if matched {
+		if covers(strings.ToLower(pattern), scheme, host) {
 			return nil
 		}
 	}
 	return badOrigin(fmt.Sprintf("pages from %s may not connect to %s; the server's list of origins can permit it", quote(values[0]), quote(r.Host)))
+}
+
+// covers reports whether the pattern, in lower case, is one of this origin. The
+// default port may be written out in it; a malformed pattern covers nothing.
+func covers(pattern, scheme, host string) bool {
+	for _, subject := range []string{host, withDefaultPort(scheme, host)} {
+		if strings.Contains(pattern, "://") {
+			subject = scheme + "://" + subject
+		}
+		// Compared first, because to path.Match the brackets of [::1] are a class of characters.
+		if pattern == subject {
+			return true
+		}
+		if matched, err := path.Match(pattern, subject); matched && err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// CheckOrigins returns what is wrong with the first pattern that could never
+// match as it was meant, in a sentence that says the right form, or nil. A
+// pattern that [path.Match] cannot read is a [path.ErrBadPattern].
+func CheckOrigins(patterns []string) error {
+	for _, pattern := range patterns {
+		if err := checkPattern(pattern); err != nil {
+			return fmt.Errorf("the origin %s %w; write a host (\"app.example.com\", \"*.example.com\", \"localhost:*\"), "+
+				"or scheme and host (\"https://app.example.com\"), or \"*\" for every page", quote(pattern), err)
+		}
+	}
+	return nil
+}
+
+func checkPattern(pattern string) error {
+	_, host, found := strings.Cut(pattern, "://")
+	if !found {
+		host = pattern
+	}
+	switch {
+	case pattern == "":
+		return errors.New("is empty")
+	case strings.EqualFold(pattern, "null"):
+		return errors.New("is what any page can make itself, and only \"*\" covers it")
+	case host == "":
+		return errors.New("has no host")
+	case strings.ContainsFunc(pattern, func(r rune) bool { return r <= ' ' || r == ',' || r == 0x7f }):
+		return errors.New("holds a blank or a comma: each origin is an entry of its own")
+	case strings.ContainsFunc(pattern, func(r rune) bool { return r > 0x7f }):
+		return errors.New("holds letters that browsers do not send: give the host's ASCII form, xn--…")
+	case strings.ContainsAny(host, "/#@"):
+		return errors.New("holds more than scheme and host: no path, not even a slash at the end, and no user")
+	}
+	if _, err := path.Match(pattern, ""); err != nil {
+		return fmt.Errorf("is malformed (%w)", err)
+	}
+	return nil
 }
 
 func badOrigin(reason string) *Refusal {
@@ -91,6 +135,20 @@ func withoutDefaultPort(scheme, host string) string {
 		host = strings.TrimSuffix(host, ":443")
 	}
 	return strings.TrimSuffix(host, ":")
+}
+
+// withDefaultPort undoes withoutDefaultPort.
+func withDefaultPort(scheme, host string) string {
+	if strings.LastIndexByte(host, ':') > strings.LastIndexByte(host, ']') {
+		return host // it has a port
+	}
+	switch scheme {
+	case "http":
+		return host + ":80"
+	case "https":
+		return host + ":443"
+	}
+	return host
 }
 
 // quote is %q for text that a stranger chose the length of.
