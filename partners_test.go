@@ -130,7 +130,7 @@ func TestOtherPeoplesClients(t *testing.T) {
 	if err := c.Close(coder.StatusNormalClosure, "bye"); err != nil {
 		t.Errorf("coder: %v", err)
 	}
-	if err := o.Close(websocket.NormalClosure, "bye"); err != nil {
+	if err := o.Close(t.Context(), websocket.NormalClosure, "bye"); err != nil {
 		t.Errorf("ours: %v", err)
 	}
 	for name, end := range map[string]func() error{"python": func() error { pythonIn.Close(); return python.Wait() }, "node": func() error { nodeIn.Close(); return node.Wait() }} {

@@ -48,6 +48,6 @@ func BenchmarkConcurrentWrite(b *testing.B) {
 			}
 		}
 	})
-	_ = c.Close(NormalClosure, "")
+	_ = c.Close(testContext(b), NormalClosure, "")
 	<-drained
 }

@@ -1,6 +1,7 @@
 package websocket
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -81,11 +82,15 @@ func CloseCode(err error) Code {
 // longer than the close timeout. What arrives until the peer's answer can
 // still be read, as far as the queue holds it.
 //
+// ctx bounds only the waiting. When it ends first, or had ended before, Close
+// returns its error, and the connection is closed in the background all the
+// same: [Conn.Done] tells when.
+//
 // The error tells what did not happen in order; the connection is gone all the
 // same. A code that must not be sent becomes 1011; [NoStatus] sends none. A
 // reason is cut after 123 bytes. Close on a connection that the peer has closed,
 // or that is closed already, waits for its end and returns nil.
-func (c *Conn) Close(code Code, reason string) error {
+func (c *Conn) Close(ctx context.Context, code Code, reason string) error {
 	var misuse error
 	if !code.Sendable() && code != NoStatus {
 		misuse = fmt.Errorf("websocket: close code %d must not be sent, 1011 went out instead", uint16(code))
@@ -97,7 +102,15 @@ func (c *Conn) Close(code Code, reason string) error {
 	} else {
 		misuse = nil
 	}
-	<-c.done
+	select {
+	case <-c.done:
+	default:
+		select {
+		case <-c.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	c.end.Lock()
 	defer c.end.Unlock()
 	switch {
@@ -118,7 +131,7 @@ const parting = time.Second
 // when the socket is closed and no goroutine is left. It may be deferred: after
 // Close it does nothing, and after a Read that failed, because the peer closed or
 // broke the protocol, it lets the closing handshake come to its end, for a second
-// at most.
+// at most. There is nothing else that it waits for, so it takes no context.
 func (c *Conn) CloseNow() error {
 	c.setEnd(&CloseError{Code: Abnormal, Reason: "closed without a handshake", Local: true, cause: net.ErrClosed})
 	c.end.Lock()

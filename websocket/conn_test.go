@@ -348,7 +348,7 @@ func TestMessagesBeforeTheClose(t *testing.T) {
 			send(t, alice, Text, fmt.Sprint(i))
 		}
 		closed := make(chan error, 1)
-		go func() { closed <- alice.Close(GoingAway, "lunch") }()
+		go func() { closed <- alice.Close(testContext(t), GoingAway, "lunch") }()
 		for i := range 10 {
 			wantMessage(t, bob, Text, fmt.Sprint(i))
 			send(t, bob, Text, fmt.Sprint("answer ", i)) // alice has said goodbye and listens still
@@ -377,7 +377,7 @@ func TestMessagesBeforeTheClose(t *testing.T) {
 			if _, err := c.Ping(testContext(t)); CloseCode(err) != GoingAway {
 				t.Error(err)
 			}
-			if err := c.Close(NormalClosure, "again"); err != nil {
+			if err := c.Close(testContext(t), NormalClosure, "again"); err != nil {
 				t.Error(err)
 			}
 			if CloseCode(c.Err()) != GoingAway {
@@ -394,7 +394,7 @@ func TestCloseTogether(t *testing.T) {
 		for _, c := range []*Conn{alice, bob} {
 			for range 3 {
 				all.Go(func() {
-					if err := c.Close(4000, "together"); err != nil {
+					if err := c.Close(testContext(t), 4000, "together"); err != nil {
 						t.Error(err)
 					}
 				})
@@ -424,7 +424,7 @@ func TestCloseCodes(t *testing.T) {
 	}
 	for _, tt := range tests {
 		bothWays(t, nil, func(t *testing.T, alice, bob *Conn) {
-			if err := alice.Close(tt.give, tt.reason); (err != nil) != tt.misuse {
+			if err := alice.Close(testContext(t), tt.give, tt.reason); (err != nil) != tt.misuse {
 				t.Error(tt.give, err)
 			}
 			if end := wantEnd(t, bob, tt.want, false); end.Reason != tt.reason {
@@ -433,7 +433,7 @@ func TestCloseCodes(t *testing.T) {
 		})
 	}
 	bothWays(t, nil, func(t *testing.T, alice, bob *Conn) {
-		_ = alice.Close(4000, strings.Repeat("é", 100))
+		_ = alice.Close(testContext(t), 4000, strings.Repeat("é", 100))
 		if end := wantEnd(t, bob, 4000, false); end.Reason != strings.Repeat("é", 61) {
 			t.Errorf("%d bytes of reason", len(end.Reason))
 		}
@@ -450,7 +450,7 @@ func TestMessagesIterator(t *testing.T) {
 			for i := range 3 {
 				_ = server.Write(context.Background(), Text, []byte(fmt.Sprint(i)))
 			}
-			_ = server.Close(code, "")
+			_ = server.Close(context.Background(), code, "")
 		}()
 		var got []string
 		var last error
@@ -474,13 +474,51 @@ func TestMessagesIterator(t *testing.T) {
 func TestCloseTimeout(t *testing.T) {
 	bothEnds(t, func(t *testing.T, w *wire, c *Conn) {
 		start := time.Now()
-		if err := c.Close(NormalClosure, ""); err == nil {
+		if err := c.Close(testContext(t), NormalClosure, ""); err == nil {
 			t.Error("an unanswered close frame is no closing handshake")
 		}
 		if d := time.Since(start); d < 200*time.Millisecond || d > 5*time.Second {
 			t.Errorf("took %v with a close timeout of 200 ms", d)
 		}
 		wantEnd(t, c, NormalClosure, true)
+	}, 200*time.Millisecond)
+}
+
+// A Close that gives up waiting leaves the closing to go on behind it: the peer
+// is told, can still answer, and the connection ends in order or after the close timeout.
+func TestCancelledClose(t *testing.T) {
+	bothEnds(t, func(t *testing.T, w *wire, c *Conn) {
+		ctx, cancel := context.WithCancel(context.Background())
+		gaveUp := make(chan error, 1)
+		go func() { gaveUp <- c.Close(ctx, 4000, "soon") }()
+		w.want(closing(4000, ""))
+		cancel()
+		if err := <-gaveUp; err != context.Canceled {
+			t.Errorf("%v, want the context's error", err)
+		}
+		select {
+		case <-c.Done():
+			t.Error("the connection did not wait for the peer's answer")
+		default:
+		}
+		w.send(0, whole(1, "a last word"), closing(4000, ""))
+		_ = w.Conn.(*net.TCPConn).CloseWrite()
+		wantMessage(t, c, Text, "a last word")
+		if err := c.Close(testContext(t), NormalClosure, ""); err != nil {
+			t.Error("it ended in order, and yet:", err)
+		}
+		if err := c.Close(ctx, NormalClosure, ""); err != nil {
+			t.Error("nothing is left to wait for, and yet:", err)
+		}
+	}, 0)
+	bothEnds(t, func(t *testing.T, w *wire, c *Conn) {
+		dead, cancel := context.WithCancel(context.Background())
+		cancel()
+		if err := c.Close(dead, 4000, "now"); err != context.Canceled {
+			t.Errorf("%v, want the context's error", err)
+		}
+		w.want(closing(4000, ""))
+		wantEnd(t, c, 4000, true) // the close timeout's doing
 	}, 200*time.Millisecond)
 }
 
@@ -506,7 +544,7 @@ func bothEnds(t *testing.T, story func(*testing.T, *wire, *Conn), closeTimeout t
 // RFC 6455, section 7.1.1: the server ends TCP, the client waits for it.
 func TestServerEndsTCP(t *testing.T) {
 	bothEnds(t, func(t *testing.T, w *wire, c *Conn) {
-		go func() { _ = c.Close(NormalClosure, "") }()
+		go func() { _ = c.Close(context.Background(), NormalClosure, "") }()
 		w.want(closing(1000, ""))
 		w.send(0, closing(1000, ""))
 		if w.client { // the Conn is a server: the FIN comes without ours
@@ -573,11 +611,11 @@ func TestNothingLeft(t *testing.T) {
 		send(t, c, Text, "x")
 		switch i % 3 {
 		case 0:
-			_ = c.Close(NormalClosure, "")
+			_ = c.Close(testContext(t), NormalClosure, "")
 		case 1:
 			_ = c.CloseNow()
 		case 2:
-			go func() { _ = c.Close(NormalClosure, "") }()
+			go func() { _ = c.Close(context.Background(), NormalClosure, "") }()
 			_ = c.CloseNow()
 		}
 		<-c.Done()

@@ -39,7 +39,7 @@ func says(t *testing.T, c *Conn) {
 	t.Helper()
 	send(t, c, Text, "hello")
 	wantMessage(t, c, Text, "hello")
-	if err := c.Close(NormalClosure, ""); err != nil {
+	if err := c.Close(testContext(t), NormalClosure, ""); err != nil {
 		t.Error(err)
 	}
 }

@@ -40,7 +40,7 @@ func Example() {
 	}
 	kind, data, err := conn.Read(ctx)
 	fmt.Println(kind, string(data), err)
-	fmt.Println(conn.Close(websocket.NormalClosure, ""))
+	fmt.Println(conn.Close(ctx, websocket.NormalClosure, ""))
 	// Output:
 	// text hello <nil>
 	// <nil>

@@ -111,7 +111,7 @@ func ourClient(t *testing.T, url string) {
 	if rtt, err := c.Ping(ctx(t)); err != nil || rtt <= 0 {
 		t.Error(rtt, err)
 	}
-	if err := c.Close(4001, "enough"); err != nil {
+	if err := c.Close(ctx(t), 4001, "enough"); err != nil {
 		t.Error(err)
 	}
 }

@@ -126,7 +126,7 @@ func TestMessagesOfAllSizes(t *testing.T) {
 			go func() { _ = bob.Write(testContext(t), Binary, raw) }()
 			wantMessage(t, alice, Binary, string(raw))
 		}
-		if err := alice.Close(NormalClosure, "that was all"); err != nil {
+		if err := alice.Close(testContext(t), NormalClosure, "that was all"); err != nil {
 			t.Error(err)
 		}
 		wantEnd(t, alice, NormalClosure, true)

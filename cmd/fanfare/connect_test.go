@@ -364,20 +364,20 @@ func TestCloseCodes(t *testing.T) {
 		says  string
 		again bool // it comes back, and is then told goodbye
 	}{
-		{func(c *websocket.Conn) { c.Close(websocket.NormalClosure, "bye") }, exitFine, "", false},
-		{func(c *websocket.Conn) { c.Close(websocket.NoStatus, "") }, exitFine, "", false},
-		{func(c *websocket.Conn) { c.Close(websocket.GoingAway, "restart") }, exitFine, "1001 going away: restart", true},
+		{func(c *websocket.Conn) { c.Close(context.Background(), websocket.NormalClosure, "bye") }, exitFine, "", false},
+		{func(c *websocket.Conn) { c.Close(context.Background(), websocket.NoStatus, "") }, exitFine, "", false},
+		{func(c *websocket.Conn) { c.Close(context.Background(), websocket.GoingAway, "restart") }, exitFine, "1001 going away: restart", true},
 		{func(c *websocket.Conn) { c.CloseNow() }, exitFine, "1006", true},
-		{func(c *websocket.Conn) { c.Close(websocket.InternalError, "") }, exitFine, "1011", true},
-		{func(c *websocket.Conn) { c.Close(websocket.ServiceRestart, "") }, exitFine, "1012", true},
-		{func(c *websocket.Conn) { c.Close(websocket.TryAgainLater, "") }, exitFine, "1013", true},
-		{func(c *websocket.Conn) { c.Close(websocket.BadGateway, "") }, exitFine, "1014", true},
-		{func(c *websocket.Conn) { c.Close(websocket.ProtocolError, "") }, exitClosed, "1002 protocol error", false},
-		{func(c *websocket.Conn) { c.Close(websocket.UnsupportedData, "") }, exitClosed, "1003", false},
-		{func(c *websocket.Conn) { c.Close(websocket.PolicyViolation, "too loud\x1b[2J") }, exitClosed, "1008 policy violation: too loud␛[2J", false},
-		{func(c *websocket.Conn) { c.Close(websocket.MessageTooBig, "") }, exitClosed, "1009", false},
-		{func(c *websocket.Conn) { c.Close(3000, "") }, exitClosed, "3000", false},
-		{func(c *websocket.Conn) { c.Close(4001, "banned") }, exitClosed, "4001 application code: banned", false},
+		{func(c *websocket.Conn) { c.Close(context.Background(), websocket.InternalError, "") }, exitFine, "1011", true},
+		{func(c *websocket.Conn) { c.Close(context.Background(), websocket.ServiceRestart, "") }, exitFine, "1012", true},
+		{func(c *websocket.Conn) { c.Close(context.Background(), websocket.TryAgainLater, "") }, exitFine, "1013", true},
+		{func(c *websocket.Conn) { c.Close(context.Background(), websocket.BadGateway, "") }, exitFine, "1014", true},
+		{func(c *websocket.Conn) { c.Close(context.Background(), websocket.ProtocolError, "") }, exitClosed, "1002 protocol error", false},
+		{func(c *websocket.Conn) { c.Close(context.Background(), websocket.UnsupportedData, "") }, exitClosed, "1003", false},
+		{func(c *websocket.Conn) { c.Close(context.Background(), websocket.PolicyViolation, "too loud\x1b[2J") }, exitClosed, "1008 policy violation: too loud␛[2J", false},
+		{func(c *websocket.Conn) { c.Close(context.Background(), websocket.MessageTooBig, "") }, exitClosed, "1009", false},
+		{func(c *websocket.Conn) { c.Close(context.Background(), 3000, "") }, exitClosed, "3000", false},
+		{func(c *websocket.Conn) { c.Close(context.Background(), 4001, "banned") }, exitClosed, "4001 application code: banned", false},
 		{func(c *websocket.Conn) { _ = c.Write(context.Background(), websocket.Text, make([]byte, 2<<20)) }, exitClosed, "larger than --max-message", false},
 	} {
 		t.Run(c.says, func(t *testing.T) {
@@ -390,7 +390,7 @@ func TestCloseCodes(t *testing.T) {
 				}
 				defer conn.CloseNow()
 				if connections.Add(1) > 1 {
-					conn.Close(websocket.NormalClosure, "")
+					conn.Close(context.Background(), websocket.NormalClosure, "")
 					return
 				}
 				c.close(conn)

@@ -399,7 +399,7 @@ func (l *link) read(conn *websocket.Conn) error {
 		l.mu.Unlock()
 		if err := l.onMessage(typ, data); err != nil {
 			enough = err
-			closing.Go(func() { _ = conn.Close(websocket.NormalClosure, "") })
+			closing.Go(func() { _ = conn.Close(context.Background(), websocket.NormalClosure, "") })
 		}
 	}
 }
@@ -518,7 +518,7 @@ func (l *link) leave(ctx, life context.Context, conn *websocket.Conn) (inOrder b
 		}
 		break
 	}
-	return conn.Close(websocket.NormalClosure, "") == nil
+	return conn.Close(context.Background(), websocket.NormalClosure, "") == nil
 }
 
 // forget takes everything off the queue: it has arrived.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net/http"
 	"testing"
@@ -69,7 +70,7 @@ func TestPublishFails(t *testing.T) {
 		if err != nil {
 			return
 		}
-		conn.Close(websocket.PolicyViolation, "not you")
+		conn.Close(context.Background(), websocket.PolicyViolation, "not you")
 	})
 	p := start(t, "publish", strict, "-")
 	p.ends(exitClosed, "1008 policy violation: not you")

@@ -92,7 +92,7 @@ func TestSubscribeUntilGoodbye(t *testing.T) {
 			return
 		}
 		_ = conn.Write(r.Context(), websocket.Text, []byte("only one"))
-		conn.Close(websocket.NormalClosure, "")
+		conn.Close(context.Background(), websocket.NormalClosure, "")
 	})
 	p := start(t, "subscribe", at)
 	p.want("only one")

@@ -86,7 +86,7 @@ func caseCount(ctx context.Context, base string) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("reading the number of cases: %w", err)
 	}
-	if err := conn.Close(websocket.NormalClosure, ""); err != nil {
+	if err := conn.Close(ctx, websocket.NormalClosure, ""); err != nil {
 		return 0, err
 	}
 	return strconv.Atoi(string(data))

@@ -54,15 +54,15 @@ func (s *suite) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		case "2":
 			_ = conn.CloseNow()
 		case "3":
-			_ = conn.Close(websocket.GoingAway, "")
+			_ = conn.Close(ctx, websocket.GoingAway, "")
 		default:
-			_ = conn.Close(websocket.NormalClosure, "")
+			_ = conn.Close(ctx, websocket.NormalClosure, "")
 		}
 	case "/updateReports":
 		if r.URL.Query().Get("agent") == "us & them" {
 			s.reports++
 		}
-		_ = conn.Close(websocket.NormalClosure, "")
+		_ = conn.Close(ctx, websocket.NormalClosure, "")
 	}
 }
 

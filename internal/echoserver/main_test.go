@@ -58,7 +58,7 @@ func TestEcho(t *testing.T) {
 	if err := <-sent; err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Close(websocket.NormalClosure, ""); err != nil {
+	if err := c.Close(ctx, websocket.NormalClosure, ""); err != nil {
 		t.Error(err)
 	}
 }
