@@ -8,9 +8,9 @@ import (
 // A backoff says how long to wait before each attempt to connect again. Every
 // client waits a time of its own between nothing and a bound that doubles
 // ("full jitter"), so that thousands who lost the same server do not come back
-// as one wave.
+// as one wave. One goroutine uses it.
 type backoff struct {
-	failures int
+	failures int                               // in a row
 	random   func(time.Duration) time.Duration // below its argument; nil: math/rand
 }
 

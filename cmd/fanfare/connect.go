@@ -20,7 +20,7 @@ import (
 // How long a client that was told to leave tries to get its last lines out.
 const leaving = 3 * time.Second
 
-func connectCommand(io stdio) *cobra.Command {
+func connectCommand(std stdio) *cobra.Command {
 	var flags dialFlags
 	var linger time.Duration
 	cmd := &cobra.Command{
@@ -63,10 +63,10 @@ again, so it may arrive twice. On a pipe, the very first attempt must succeed.`,
 				return err
 			}
 			cfg := linkConfig{url: u, since: flags.since, options: flags.options(), linger: linger}
-			if isTerminal(io.in) && isTerminal(io.out) {
-				return connectScreen(cfg, flags.name, int64(flags.maxMessage), io)
+			if isTerminal(std.in) && isTerminal(std.out) {
+				return connectScreen(cfg, flags.name, int64(flags.maxMessage), std)
 			}
-			return connectPipe(cfg, int64(flags.maxMessage), io)
+			return connectPipe(cfg, int64(flags.maxMessage), std)
 		},
 	}
 	flags.register(cmd)
@@ -76,19 +76,19 @@ again, so it may arrive twice. On a pipe, the very first attempt must succeed.`,
 }
 
 // connectPipe sends standard input and prints what arrives.
-func connectPipe(cfg linkConfig, limit int64, io stdio) error {
+func connectPipe(cfg linkConfig, limit int64, std stdio) error {
 	signal.Ignore(syscall.SIGPIPE) // so that writing to a closed pipe is an error that we can end on
 	ctx, stop := untilInterrupted(nil)
 	defer stop()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	out := newPrinter(io.out, cancel)
+	out := newPrinter(std.out, cancel)
 	cfg.onMessage = out.message
-	cfg.onState = sayStates(cfg.url, io)
+	cfg.onState = sayStates(cfg.url, std)
 	l := newLink(cfg)
 	read := make(chan error, 1)
 	go func() {
-		err := sendLines(ctx, l, io.in, limit, io)
+		err := sendLines(ctx, l, std.in, limit, std)
 		read <- err // before finish, so that it is there when run returns
 		l.finish()
 	}()
@@ -111,27 +111,28 @@ func connectPipe(cfg linkConfig, limit int64, io stdio) error {
 
 // sayStates tells on standard error when a connection is lost and when it is
 // back.
-func sayStates(u *url.URL, io stdio) func(linkState) {
+func sayStates(u *url.URL, std stdio) func(linkState) {
 	lost := false
 	return func(s linkState) {
 		switch {
 		case s.wait > 0:
 			lost = true
-			io.say("%s; connecting again in %v", s.reason, s.wait.Round(100*time.Millisecond))
+			std.say("%s; connecting again in %v", s.reason, s.wait.Round(100*time.Millisecond))
 		case s.connected && lost:
 			lost = false
-			io.say("connected to %s again", visible(u))
+			std.say("connected to %s again", visible(u))
 		}
 	}
 }
 
 // connectScreen shows the interactive screen.
-func connectScreen(cfg linkConfig, name string, limit int64, io stdio) error {
+func connectScreen(cfg linkConfig, name string, limit int64, std stdio) error {
 	ctx, stop := untilInterrupted(nil)
 	defer stop()
 	var l *link
 	number := 0
 	screen := terminal.New(terminal.Options{
+		Input: std.in, Output: std.out,
 		Target: visible(cfg.url),
 		Name:   name,
 		Send: func(line string) error {

@@ -17,6 +17,7 @@ import (
 )
 
 // lineReader reads lines of any length and keeps no more than a limit of each.
+// One goroutine uses it.
 type lineReader struct {
 	r      *bufio.Reader
 	limit  int
@@ -70,7 +71,7 @@ func (l *lineReader) next() (line []byte, length int, err error) {
 
 // sendLines sends each line of in as a text message. A line that cannot be sent
 // is reported and left out; then the error at the end says how many were.
-func sendLines(ctx context.Context, l *link, in io.Reader, limit int64, io_ stdio) error {
+func sendLines(ctx context.Context, l *link, in io.Reader, limit int64, std stdio) error {
 	lines := newLineReader(in, limit)
 	left := 0
 	for {
@@ -84,11 +85,11 @@ func sendLines(ctx context.Context, l *link, in io.Reader, limit int64, io_ stdi
 		case err != nil:
 			return fmt.Errorf("reading standard input: %w", err)
 		case line == nil:
-			io_.say("line %d was not sent: it has %d bytes, and --max-message allows %d", lines.number, length, limit)
+			std.say("line %d was not sent: it has %d bytes, and --max-message allows %d", lines.number, length, limit)
 			left++
 			continue
 		case !utf8.Valid(line): // RFC 6455, section 5.6: a text message is UTF-8
-			io_.say("line %d was not sent: it is not UTF-8, as a text message must be", lines.number)
+			std.say("line %d was not sent: it is not UTF-8, as a text message must be", lines.number)
 			left++
 			continue
 		}
@@ -100,10 +101,12 @@ func sendLines(ctx context.Context, l *link, in io.Reader, limit int64, io_ stdi
 
 // A printer writes messages to standard output, one at a time.
 type printer struct {
-	mu   sync.Mutex
+	// static
 	out  io.Writer
 	safe bool // out is a terminal: nothing may drive it
-	buf  []byte
+
+	mu  sync.Mutex
+	buf []byte // guarded by mu, as is writing to out
 
 	unread atomic.Bool // nobody reads any more
 }

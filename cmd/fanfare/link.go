@@ -38,8 +38,9 @@ import (
 // link just goes on with what is new.
 type link struct {
 	linkConfig
-	ended chan struct{} // closed when run returns
+	ended chan struct{} // static; closed when run returns
 
+	// guarded by mu
 	mu        sync.Mutex
 	changed   chan struct{} // closed and replaced whenever something below changes
 	queue     []*outgoing   // unconfirmed, oldest first
@@ -61,7 +62,8 @@ type link struct {
 
 // linkConfig is what a command wants of its link. The functions may be nil.
 // They are called from the link's goroutines, one at a time each, except for
-// onQueue, which whoever changes the queue calls.
+// onQueue, which whoever changes the queue calls. Nothing in it changes once the
+// link runs.
 type linkConfig struct {
 	url     *url.URL
 	since   string // from the user: for the first connection only
@@ -82,11 +84,14 @@ type linkConfig struct {
 
 // outgoing is a message on its way.
 type outgoing struct {
+	// static
 	typ    websocket.MessageType
 	data   []byte
-	number int  // which line it was, for errors
-	sent   bool // at least once
-	tries  int  // connections that broke while it was unconfirmed
+	number int // which line it was, for errors
+
+	// guarded by the link's mu
+	sent  bool // at least once
+	tries int  // connections that broke while it was unconfirmed
 }
 
 // linkState is what a link tells about itself.
@@ -118,8 +123,6 @@ const (
 // errStop ends a link from within onMessage, in order and without an error.
 var errStop = errors.New("enough")
 
-var errQueueFull = errors.New("1,000 lines wait to be sent already: wait until the connection is back")
-
 func newLink(cfg linkConfig) *link {
 	header := cfg.options.Header.Clone()
 	if header == nil {
@@ -141,8 +144,16 @@ func (l *link) change() {
 	l.changed = make(chan struct{})
 }
 
-func (l *link) full(more int) bool {
-	return len(l.queue) >= queueMessages || len(l.queue) > 0 && l.bytes+more > queueBytes
+// full says which limit the queue would break with more bytes in one more
+// message; nil: none. The caller holds mu.
+func (l *link) full(more int) error {
+	switch {
+	case len(l.queue) >= queueMessages:
+		return errors.New("1,000 lines wait to be sent already: wait until the connection is back")
+	case len(l.queue) > 0 && l.bytes+more > queueBytes:
+		return errors.New("with this line, more than 4 MiB would wait to be sent: wait until the connection is back")
+	}
+	return nil
 }
 
 // send hands a message over and waits while the queue is full. It fails when
@@ -150,7 +161,7 @@ func (l *link) full(more int) bool {
 func (l *link) send(ctx context.Context, m *outgoing) error {
 	for {
 		l.mu.Lock()
-		if !l.full(len(m.data)) {
+		if l.full(len(m.data)) == nil {
 			l.add(m)
 			l.mu.Unlock()
 			return nil
@@ -170,9 +181,9 @@ func (l *link) send(ctx context.Context, m *outgoing) error {
 // trySend hands a message over, or fails at once.
 func (l *link) trySend(m *outgoing) error {
 	l.mu.Lock()
-	if l.full(len(m.data)) {
+	if err := l.full(len(m.data)); err != nil {
 		l.mu.Unlock()
-		return errQueueFull
+		return err
 	}
 	l.add(m)
 	l.mu.Unlock()

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	goio "io"
+	"io"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -12,7 +12,7 @@ import (
 	"fanfare/websocket"
 )
 
-func publishCommand(io stdio) *cobra.Command {
+func publishCommand(std stdio) *cobra.Command {
 	var flags dialFlags
 	var binary bool
 	cmd := &cobra.Command{
@@ -39,12 +39,12 @@ made again: the exit code is 5, and standard error says how much is in doubt.`,
 			fromInput := len(args) == 1 || args[1] == "-"
 			var one *outgoing
 			switch {
-			case len(args) == 1 && isTerminal(io.in):
+			case len(args) == 1 && isTerminal(std.in):
 				return usage(errors.New("there is nothing to publish: give a MESSAGE, or - to write lines"))
 			case !fromInput:
 				one = &outgoing{typ: websocket.Text, data: []byte(args[1]), number: 1}
 			case binary:
-				data, err := goio.ReadAll(goio.LimitReader(io.in, limit+1))
+				data, err := io.ReadAll(io.LimitReader(std.in, limit+1))
 				if err != nil {
 					return fmt.Errorf("reading standard input: %w", err)
 				}
@@ -74,7 +74,7 @@ made again: the exit code is 5, and standard error says how much is in doubt.`,
 				if one != nil {
 					err = l.send(ctx, one)
 				} else {
-					err = sendLines(ctx, l, io.in, limit, io)
+					err = sendLines(ctx, l, std.in, limit, std)
 				}
 				read <- err // before finish, so that it is there when run returns
 				l.finish()
@@ -82,10 +82,10 @@ made again: the exit code is 5, and standard error says how much is in doubt.`,
 			err = l.run(ctx)
 			doubtful, unsent := l.unconfirmed()
 			if doubtful > 0 {
-				io.say("may not have arrived: %s", several(doubtful, "message"))
+				std.say("may not have arrived: %s", several(doubtful, "message"))
 			}
 			if unsent > 0 {
-				io.say("not sent: %s", several(unsent, "message"))
+				std.say("not sent: %s", several(unsent, "message"))
 			}
 			if err != nil {
 				return err

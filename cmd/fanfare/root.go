@@ -35,27 +35,27 @@ func (s stdio) say(format string, args ...any) {
 }
 
 // run runs the command line and returns the exit code.
-func run(args []string, io stdio) int {
-	root := newRoot(io)
+func run(args []string, std stdio) int {
+	root := newRoot(std)
 	root.SetArgs(args)
-	root.SetIn(io.in)
-	root.SetOut(io.out)
-	root.SetErr(io.err)
+	root.SetIn(std.in)
+	root.SetOut(std.out)
+	root.SetErr(std.err)
 	cmd, err := root.ExecuteC()
 	if err == nil {
 		return exitFine
 	}
 	if text := err.Error(); text != "" {
-		io.say("%s", text)
+		std.say("%s", text)
 	}
 	code := exitCode(err)
 	if code == exitUsage {
-		fmt.Fprintf(io.err, "Run `%s --help` for what it takes.\n", cmd.CommandPath())
+		fmt.Fprintf(std.err, "Run `%s --help` for what it takes.\n", cmd.CommandPath())
 	}
 	return code
 }
 
-func newRoot(io stdio) *cobra.Command {
+func newRoot(std stdio) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "fanfare",
 		Short: "Broadcast in real time: what one client says into a channel, everyone listening hears",
@@ -98,7 +98,7 @@ the connection was closed abnormally.`,
 	root.SuggestionsMinimumDistance = 2
 	root.SetVersionTemplate("fanfare {{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
-	root.AddCommand(serveCommand(io), connectCommand(io), subscribeCommand(io), publishCommand(io))
+	root.AddCommand(serveCommand(std), connectCommand(std), subscribeCommand(std), publishCommand(std))
 	root.InitDefaultCompletionCmd()
 	if completion, _, err := root.Find([]string{"completion"}); err == nil {
 		completion.RunE = func(cmd *cobra.Command, args []string) error {

@@ -11,7 +11,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -42,7 +41,7 @@ type serveFlags struct {
 	logFormat        string
 }
 
-func serveCommand(io stdio) *cobra.Command {
+func serveCommand(std stdio) *cobra.Command {
 	f := serveFlags{maxMessage: 1 << 20}
 	cmd := &cobra.Command{
 		Use:   "serve",
@@ -64,7 +63,7 @@ once, with exit code 1.`,
   fanfare serve --listen 0.0.0.0:8765 --open       # for everyone who can reach it
   FANFARE_LISTEN=127.0.0.1:9000 fanfare serve`,
 		Args: arguments(cobra.NoArgs),
-		RunE: func(*cobra.Command, []string) error { return serve(f, io) },
+		RunE: func(*cobra.Command, []string) error { return serve(f, std) },
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&f.listen, "listen", "127.0.0.1:8765", "address to listen on: host:port, or unix:/path/to.sock")
@@ -82,7 +81,7 @@ once, with exit code 1.`,
 }
 
 // config is what the flags mean to fanfare.New. Errors are wrong usage.
-func (f *serveFlags) config(io stdio) (fanfare.Config, error) {
+func (f *serveFlags) config(std stdio) (fanfare.Config, error) {
 	for _, d := range []struct {
 		flag  string
 		value time.Duration
@@ -103,9 +102,9 @@ func (f *serveFlags) config(io stdio) (fanfare.Config, error) {
 	var handler slog.Handler
 	switch options := (&slog.HandlerOptions{Level: level}); f.logFormat {
 	case "text":
-		handler = slog.NewTextHandler(io.err, options)
+		handler = slog.NewTextHandler(std.err, options)
 	case "json":
-		handler = slog.NewJSONHandler(io.err, options)
+		handler = slog.NewJSONHandler(std.err, options)
 	default:
 		return fanfare.Config{}, usage(fmt.Errorf("--log-format is %q: it must be text or json", f.logFormat))
 	}
@@ -125,8 +124,8 @@ func (f *serveFlags) config(io stdio) (fanfare.Config, error) {
 }
 
 // serve runs the server until it is told to end.
-func serve(f serveFlags, io stdio) error {
-	cfg, err := f.config(io)
+func serve(f serveFlags, std stdio) error {
+	cfg, err := f.config(std)
 	if err != nil {
 		return err
 	}
@@ -140,12 +139,12 @@ func serve(f serveFlags, io stdio) error {
 		return err
 	}
 	defer listener.Close()
-	hub, err := fanfare.New(cfg)
+	srv, err := fanfare.New(cfg)
 	if err != nil {
 		return usage(err)
 	}
 	server := &http.Server{
-		Handler:           hub,
+		Handler:           srv,
 		ReadHeaderTimeout: readHeaderTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		IdleTimeout:       idleTimeout,
@@ -153,15 +152,13 @@ func serve(f serveFlags, io stdio) error {
 		ErrorLog:          slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
 	}
 
-	var ending atomic.Bool
 	interrupted, stop := untilInterrupted(func() {
-		ending.Store(true)
-		io.say("shutting down, for at most %v; Ctrl-C again ends at once", f.grace)
+		std.say("shutting down, for at most %v; Ctrl-C again ends at once", f.grace)
 	})
 	defer stop()
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
-	io.say("ready, open %s", readyURL(listener.Addr()))
+	std.say("ready, open %s", readyURL(listener.Addr()))
 	select {
 	case err := <-failed:
 		return fmt.Errorf("the server failed: %w", err)
@@ -172,7 +169,7 @@ func serve(f serveFlags, io stdio) error {
 	defer cancel()
 	// The port stays open meanwhile, so that newcomers and health checks hear
 	// 503 rather than nothing.
-	err = hub.Shutdown(ctx)
+	err = srv.Shutdown(ctx)
 	if err2 := server.Shutdown(ctx); err == nil {
 		err = err2
 	}

@@ -14,7 +14,7 @@ import (
 	"fanfare/websocket"
 )
 
-func subscribeCommand(io stdio) *cobra.Command {
+func subscribeCommand(std stdio) *cobra.Command {
 	var flags dialFlags
 	var asJSON bool
 	var count int
@@ -66,11 +66,11 @@ normal end, 0.`,
 			}
 			limited, cancel := context.WithCancel(limited)
 			defer cancel()
-			out := newPrinter(io.out, cancel)
+			out := newPrinter(std.out, cancel)
 			got := 0
 			l := newLink(linkConfig{
 				url: u, since: flags.since, options: flags.options(),
-				onState: sayStates(u, io),
+				onState: sayStates(u, std),
 				onMessage: func(typ websocket.MessageType, data []byte) error {
 					var err error
 					if asJSON {

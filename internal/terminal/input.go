@@ -13,7 +13,8 @@ const maxPast = 1000 // lines remembered
 
 // input is the line being typed and those typed before. The editing is
 // textinput's; what it gets wrong for text that is not one cell a character
-// (the place of the cursor, half an emoji after a backspace) is done here.
+// (the place of the cursor, half an emoji after a backspace) is done here. It
+// belongs to the model.
 type input struct {
 	edit  textinput.Model
 	past  []string // lines entered, oldest first

@@ -85,14 +85,7 @@ func fit(s string, width int, m ansi.Method) string {
 	return m.Truncate(s, width, "…")
 }
 
-// pad fills s up to width cells; right puts the spaces before it.
-func pad(s string, width int, m ansi.Method, right bool) string {
-	missing := width - m.StringWidth(s)
-	if missing <= 0 {
-		return s
-	}
-	if right {
-		return strings.Repeat(" ", missing) + s
-	}
-	return s + strings.Repeat(" ", missing)
+// pad puts spaces before s until it is width cells wide.
+func pad(s string, width int, m ansi.Method) string {
+	return strings.Repeat(" ", max(0, width-m.StringWidth(s))) + s
 }

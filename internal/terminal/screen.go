@@ -22,15 +22,13 @@ const (
 	Connecting State = iota // an attempt is under way
 	Connected
 	Waiting // for the next attempt
-	Closed  // for good
 )
 
 // A Status is what the screen tells about the connection.
 type Status struct {
 	State  State
 	Next   time.Time // Waiting: when the next attempt begins
-	Reason string    // Waiting and Closed: why, for people
-
+	Reason string    // Waiting: why, for people
 }
 
 // Options says what a Screen shows and where what is typed goes.
@@ -60,10 +58,12 @@ const maxBatch = 4096
 // show it with [Screen.Run]; all other methods may be called from any
 // goroutine.
 type Screen struct {
+	// static
 	opt  Options
 	wake chan struct{} // one token: batch is not empty
 	done chan struct{} // closed when Run returns
 
+	// guarded by mu
 	mu    sync.Mutex
 	batch []tea.Msg
 	room  chan struct{} // not nil: somebody waits for batch to be taken; closed then
@@ -94,11 +94,6 @@ func (s *Screen) Binary(at time.Time, n int) {
 // Sent shows a line of one's own, for servers that do not send it back.
 func (s *Screen) Sent(at time.Time, line string) {
 	s.post(entry{kind: own, stamp: at.Format(time.TimeOnly), text: shown(line)}, true)
-}
-
-// Notice shows a remark of the program's.
-func (s *Screen) Notice(at time.Time, text string) {
-	s.post(entry{kind: notice, stamp: at.Format(time.TimeOnly), text: shown(text)}, true)
 }
 
 // Status says what the connection is doing now.
@@ -418,8 +413,6 @@ func (m *model) statusView() string {
 			state = fmt.Sprintf("reconnecting in %d s", int(left/time.Second)+1)
 		}
 		detail = m.status.Reason
-	case Closed:
-		dot, state, detail = red.Render("●"), "closed", m.status.Reason
 	}
 	if m.trouble != "" {
 		dot, state, detail = red.Render("●"), "not sent", m.trouble

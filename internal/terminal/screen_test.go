@@ -328,8 +328,6 @@ func TestStatus(t *testing.T) {
 	if _, cmd := d.Update(old); cmd != nil {
 		t.Error("an old countdown goes on")
 	}
-	d.Update(batch{Status{State: Closed, Reason: "1008 policy violation"}})
-	d.want(-2, "● closed   1008 policy violation                       alice")
 }
 
 func TestEveryWindow(t *testing.T) {

@@ -27,7 +27,7 @@ const (
 	said   kind = iota // a message that arrived
 	binary             // a binary message that arrived; text says how long it was
 	own                // a line of one's own, where the server does not send it back
-	notice             // the program speaking
+	notice             // the server itself speaking
 )
 
 // An entry is one message as it is kept: printable already, not yet wrapped.
@@ -96,7 +96,7 @@ func grouped(n int) string {
 }
 
 // A transcript is what has been said, newest last, and where the reader stands
-// in it.
+// in it. It belongs to the model.
 type transcript struct {
 	entries []entry
 	bytes   int // of all entries' text
@@ -214,7 +214,7 @@ func (t *transcript) draw(e *entry) []string {
 			mark = "·"
 		}
 		if t.names > 0 {
-			first += pad(mark, t.names, t.method, true) + strings.Repeat(" ", gap)
+			first += pad(mark, t.names, t.method) + strings.Repeat(" ", gap)
 			at += t.names + gap
 		} else {
 			first += mark + " "
