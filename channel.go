@@ -59,6 +59,7 @@ func CheckChannel(name string) error {
 type channel struct {
 	name      string        // static
 	audiences []*audience   // static; one for each of the transport's loops
+	joiner    feed.Joiner   // all subscriptions'
 	opened    chan struct{} // closed when open is done
 	err       error         // of open; static once opened is closed
 	feed      *feed.Feed    // static once opened is closed, if err is nil
@@ -76,6 +77,16 @@ func newChannel(name string, loops []*stream.Loop) *channel {
 		c.audiences = append(c.audiences, &audience{loop: l, members: make(map[subscriber]struct{})})
 	}
 	return c
+}
+
+// audience returns the subscribers that belong to a loop.
+func (c *channel) audience(l *stream.Loop) *audience {
+	for _, a := range c.audiences {
+		if a.loop == l {
+			return a
+		}
+	}
+	panic("fanfare: a loop that is not of this server's transport")
 }
 
 // open declares interest to the broker and fills the feed with what there is

@@ -8,6 +8,7 @@ import (
 
 	"fanfare/broker"
 	"fanfare/internal/feed"
+	"fanfare/internal/handshake"
 	"fanfare/internal/stream"
 )
 
@@ -133,6 +134,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.SlowReaders > Close {
 		return c, fmt.Errorf("fanfare: Config.SlowReaders is %d; it must be CatchUp, Skip, Latest or Close", c.SlowReaders)
 	}
+	if err := handshake.CheckOrigins(c.Origins); err != nil {
+		return c, fmt.Errorf("fanfare: Config.Origins: %w", err)
+	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
@@ -142,8 +146,16 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
+// maxKeys is for how many keys of a channel the newest message is remembered,
+// where readers want that. The key that was silent longest is forgotten first.
+const maxKeys = 4096
+
 func (c *Config) retention() feed.Retention {
-	return feed.Retention{Count: max(0, c.History), Age: c.HistoryAge, Bytes: int64(c.HistoryBytes)}
+	keep := feed.Retention{Count: max(0, c.History), Age: c.HistoryAge, Bytes: int64(c.HistoryBytes)}
+	if c.SlowReaders == Latest {
+		keep.Keys = maxKeys
+	}
+	return keep
 }
 
 // tick is how often time is looked at: often enough for the shortest of the

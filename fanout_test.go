@@ -17,15 +17,16 @@ func TestDeliveryAllocatesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer srv.Shutdown(t.Context())
-	c, _, err := srv.join(t.Context(), "budget", nil)
+	in, err := srv.subscribe(t.Context(), "budget", nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer srv.release(c)
+	defer srv.leave(in, nil)
+	c := in.channel
 	const receivers = 1000
 	sessions := make([]*session, receivers)
 	for i := range sessions {
-		sessions[i] = &session{server: srv, channel: c, reader: c.feed.Live(plainForm, feed.CatchUp, 1<<20), partial: -1}
+		sessions[i] = &session{server: srv, sub: &subscription{channel: c, cursor: c.feed.Live(plainForm, feed.CatchUp, 1<<20)}, partial: -1}
 	}
 	for _, batch := range []int{1, 64} {
 		t.Run(fmt.Sprint(batch), func(t *testing.T) {

@@ -310,7 +310,7 @@ func TestCloseTimeout(t *testing.T) {
 
 func TestBadConfig(t *testing.T) {
 	for _, c := range []fanfare.Config{
-		{Heartbeat: -1}, {HistoryAge: -1}, {MaxMessage: -1}, {MaxLag: -5}, {SlowReaders: 9},
+		{Heartbeat: -1}, {HistoryAge: -1}, {MaxMessage: -1}, {MaxLag: -5}, {SlowReaders: 9}, {Origins: []string{"[bad"}},
 	} {
 		if s, err := fanfare.New(c); err == nil || !strings.Contains(err.Error(), "Config.") {
 			t.Errorf("New(%+v) = %v, %v", c, s, err)

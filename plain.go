@@ -21,12 +21,19 @@ import (
 //	                  a binary message          byte for byte
 //	                  [HH:MM:SS] * …            a notice of the server's own
 //	                  Ping "epoch-offset"       after silence; the position reached
-//	                  Pong "epoch-offset"       after messages, to clients that asked for it
+//	                  Pong "epoch-offset"       behind each message, to clients that asked for it
 //
 // The time is the server's local time.
 
 // plainForm is how messages look in the plain conversation.
 var plainForm = &feed.Form{Encode: appendPlain}
+
+// plainWithPosition is the same, and behind each message its position, in a
+// Pong that nobody asked for: RFC 6455, section 5.5.3, permits that, and
+// clients that do not look for it do not see it.
+var plainWithPosition = &feed.Form{Encode: func(dst []byte, m *Message) []byte {
+	return frame.Append(appendPlain(dst, m), frame.Pong, m.Position.Append(nil))
+}}
 
 func appendPlain(dst []byte, m *Message) []byte {
 	switch {

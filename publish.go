@@ -47,12 +47,17 @@ func (s *Server) Publish(ctx context.Context, m *Message) (Position, error) {
 // here. It owns m from now on. It does not wait; done is called exactly once,
 // maybe on another goroutine, and must not block.
 func (s *Server) publish(m *Message, done func(Position, error)) {
+	s.pending.Add(1) // before the look at closing, so that Shutdown sees us or we see it
 	if err := s.mayPublish(m); err != nil {
+		s.pending.Add(-1)
 		done(Position{}, err)
 		return
 	}
 	s.stats.published.Add(1)
-	s.broker.Publish(m, done)
+	s.broker.Publish(m, func(pos Position, err error) {
+		done(pos, err)
+		s.pending.Add(-1)
+	})
 }
 
 func (s *Server) mayPublish(m *Message) error {
@@ -67,8 +72,17 @@ func (s *Server) mayPublish(m *Message) error {
 		return errorf("too_big", "the message has %d bytes, and a message may have %d", len(m.Payload), s.cfg.MaxMessage)
 	case !m.Binary && !utf8.Valid(m.Payload):
 		return errorf("bad_text", "a text message must be UTF-8; publish other bytes as a binary message")
-	case len(m.Key) > maxKey || !utf8.ValidString(m.Key):
-		return errorf("bad_key", "a key is UTF-8 of %d bytes at most", maxKey)
+	}
+	if err := checkKey(m.Key); err != nil {
+		return err
 	}
 	return checkName(m.Sender)
+}
+
+// checkKey returns nil if key can be a message's.
+func checkKey(key string) error {
+	if len(key) > maxKey || !utf8.ValidString(key) {
+		return errorf("bad_key", "a key is UTF-8 of %d bytes at most", maxKey)
+	}
+	return nil
 }

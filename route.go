@@ -30,7 +30,7 @@ import (
 
 // positionHeader, in a handshake's response, is the position at which the
 // connection begins to read. With the value "pong" in the request it asks for
-// the position reached, in an unsolicited Pong, after each batch of messages.
+// each message's position, in a Pong behind it.
 const positionHeader = "Fanfare-Position"
 
 // maxName is the longest name of a client in characters.
@@ -112,20 +112,24 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request, channel 
 		s.refuse(w, err)
 		return
 	}
-	c, reader, err := s.join(r.Context(), channel, since)
+	key, err := keyOf(r)
 	if err != nil {
 		s.refuse(w, err)
 		return
 	}
-	sess := &session{server: s, channel: c, reader: reader, name: name, positions: r.Header.Get(positionHeader) == "pong"}
-	if !s.enter(sess) {
-		s.release(c)
-		s.refuse(w, ErrServerClosed)
+	form := plainForm
+	if r.Header.Get(positionHeader) == "pong" {
+		form = plainWithPosition
+	}
+	sess := &session{server: s, name: name, key: key, partial: -1}
+	sess.sub, err = s.subscribe(r.Context(), channel, since, form)
+	if err != nil {
+		s.refuse(w, err)
 		return
 	}
-	nc, early, err := handshake.Take(w, r, subprotocol, http.Header{positionHeader: {reader.Position().String()}})
+	nc, early, err := handshake.Take(w, r, subprotocol, http.Header{positionHeader: {sess.sub.cursor.Position().String()}})
 	if err != nil {
-		s.leave(sess, byLoss, err)
+		s.leave(sess.sub, sess)
 		var refusal *handshake.Refusal
 		if errors.As(err, &refusal) {
 			s.log.Error("a connection cannot become a WebSocket", "error", refusal)
@@ -133,13 +137,16 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request, channel 
 		}
 		return
 	}
-	link, err := s.transport.Accept(nc, early)
+	sess.conn, err = s.transport.Accept(nc, early)
 	if err != nil {
 		nc.Close()
-		s.leave(sess, byShutdown, err)
+		s.leave(sess.sub, sess)
 		return
 	}
-	sess.start(link)
+	if !s.enter(sess) {
+		sess.disconnect(goingAway, true) // nobody else knows of it yet
+	}
+	sess.start()
 }
 
 // servePost publishes the body.
@@ -153,12 +160,17 @@ func (s *Server) servePost(w http.ResponseWriter, r *http.Request, channel strin
 		s.refuse(w, err)
 		return
 	}
+	key, err := keyOf(r)
+	if err != nil {
+		s.refuse(w, err)
+		return
+	}
 	body, err := s.readBody(w, r)
 	if err != nil {
 		s.refuse(w, err)
 		return
 	}
-	m := &Message{Channel: channel, Sender: name, Key: r.URL.Query().Get("key"), Binary: isBinary(r.Header.Get("Content-Type")), Payload: body}
+	m := &Message{Channel: channel, Sender: name, Key: key, Binary: isBinary(r.Header.Get("Content-Type")), Payload: body}
 	pos, err := s.Publish(r.Context(), m)
 	if err != nil {
 		s.refuse(w, err)
@@ -349,6 +361,12 @@ func sinceOf(r *http.Request) (*Position, error) {
 func nameOf(r *http.Request) (string, error) {
 	name := strings.Clone(r.URL.Query().Get("name"))
 	return name, checkName(name)
+}
+
+// keyOf reads ?key=, a copy too.
+func keyOf(r *http.Request) (string, error) {
+	key := strings.Clone(r.URL.Query().Get("key"))
+	return key, checkKey(key)
 }
 
 // checkName returns nil if name can be a client's, or empty.

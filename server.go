@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"fanfare/broker"
-	"fanfare/internal/feed"
 	"fanfare/internal/frame"
 	"fanfare/internal/stream"
 )
@@ -27,9 +26,9 @@ type Server struct {
 	rules     frame.Rules
 	ticks     ticks
 
-	joiner  feed.Joiner // all sessions'
 	stats   counters
-	closing atomic.Bool // Shutdown was called
+	closing atomic.Bool  // Shutdown was called
+	pending atomic.Int64 // publications that the broker has not answered yet
 	// live has the channels by name, for deliveries, which must not wait for mu.
 	live sync.Map
 
@@ -82,25 +81,6 @@ func (s *Server) deliver(m *Message) {
 	}
 }
 
-// join returns a channel, opened if need be, and a reader of it that resumes
-// after since, or begins now if that is nil. The caller releases the channel.
-func (s *Server) join(ctx context.Context, name string, since *Position) (*channel, *feed.Cursor, error) {
-	c, err := s.channel(ctx, name)
-	if err != nil {
-		return nil, nil, err
-	}
-	reader := c.feed.Live(plainForm, feed.Policy(s.cfg.SlowReaders), int64(s.cfg.MaxLag))
-	if since != nil && !reader.Resume(*since) {
-		page, err := s.broker.History(ctx, name, broker.Query{Since: *since})
-		if err != nil {
-			s.release(c)
-			return nil, nil, err
-		}
-		reader.Rewind(page)
-	}
-	return c, reader, nil
-}
-
 // channel returns a channel that is open, and counts the caller as one who
 // uses it, until release.
 func (s *Server) channel(ctx context.Context, name string) (*channel, error) {
@@ -119,11 +99,7 @@ func (s *Server) channel(ctx context.Context, name string) (*channel, error) {
 			s.release(c)
 			return nil, ctx.Err()
 		}
-		if c.err != nil {
-			s.release(c)
-			return nil, c.err
-		}
-		return c, nil
+		return c, c.err
 	}
 	name = strings.Clone(name) // it may be a piece of a request line
 	c = newChannel(name, s.transport.Loops())
@@ -135,12 +111,17 @@ func (s *Server) channel(ctx context.Context, name string) (*channel, error) {
 	}
 	s.mu.Unlock()
 	// Others wait for this, so it must not end with this caller's patience.
-	c.err = c.open(context.WithoutCancel(ctx), s.broker, s.cfg.retention())
-	close(c.opened)
-	if c.err != nil {
-		s.release(c)
-		return nil, c.err
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), openTimeout)
+	defer cancel()
+	if err := c.open(ctx, s.broker, s.cfg.retention()); err != nil {
+		c.err = err
+		close(c.opened)
+		s.mu.Lock()
+		s.forget(c) // who comes now tries anew
+		s.mu.Unlock()
+		return nil, err
 	}
+	close(c.opened)
 	return c, nil
 }
 
@@ -152,13 +133,25 @@ func (s *Server) release(c *channel) {
 	if c.refs > 0 {
 		return
 	}
-	delete(s.channels, c.name)
-	s.live.Delete(c.name)
-	if c.feed != nil {
-		// Under mu, so that nobody subscribes anew before.
+	// Under mu, so that nobody subscribes anew before.
+	if s.forget(c) {
 		s.broker.Unsubscribe(c.name)
 	}
 }
+
+// forget takes a channel out of those there are, and reports whether it was one
+// of them. The caller holds mu.
+func (s *Server) forget(c *channel) bool {
+	if s.channels[c.name] != c {
+		return false
+	}
+	delete(s.channels, c.name)
+	s.live.Delete(c.name)
+	return true
+}
+
+// openTimeout is how long the broker may take to open a channel.
+const openTimeout = 10 * time.Second
 
 // tidyEvery is how long old history and joined bytes may outlive their use in
 // channels that have fallen quiet.
@@ -169,7 +162,6 @@ func (s *Server) tidy() {
 	if len(s.channels) == 0 || s.closing.Load() {
 		s.janitor = nil
 		s.mu.Unlock()
-		s.joiner.Reset()
 		return
 	}
 	open := make([]*channel, 0, len(s.channels))
@@ -178,13 +170,13 @@ func (s *Server) tidy() {
 	}
 	s.janitor.Reset(tidyEvery)
 	s.mu.Unlock()
-	s.joiner.Reset()
 	now := time.Now()
 	for _, c := range open {
 		select {
 		case <-c.opened:
 			if c.err == nil {
 				c.feed.Trim(now)
+				c.joiner.Reset()
 			}
 		default:
 		}
@@ -203,15 +195,17 @@ func (s *Server) enter(sess *session) bool {
 	return true
 }
 
-// leave ends what enter began, when the session's connection is over.
-func (s *Server) leave(sess *session, why ending, err error) {
-	s.mu.Lock()
-	delete(s.sessions, sess)
-	s.mu.Unlock()
-	s.release(sess.channel)
+// gone ends what enter began, when the session's connection is over.
+func (s *Server) gone(sess *session, why ending, err error) {
+	s.leave(sess.sub, sess)
 	s.stats.ended[why].Add(1)
-	s.log.Debug("connection ended", "channel", sess.channel.name, "name", sess.name, "reason", why.String(), "error", err)
-	s.ends.Done()
+	s.log.Debug("connection ended", "channel", sess.sub.channel.name, "name", sess.name, "reason", why.String(), "error", err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, entered := s.sessions[sess]; entered {
+		delete(s.sessions, sess)
+		s.ends.Done()
+	}
 }
 
 func (s *Server) addLocal(sub *Subscription) bool {
@@ -230,14 +224,26 @@ func (s *Server) removeLocal(sub *Subscription) {
 	delete(s.locals, sub)
 }
 
+// settle waits until the broker has answered what was published, or ctx is done.
+func (s *Server) settle(ctx context.Context) {
+	for s.pending.Load() > 0 {
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // Shutdown ends the server: newcomers are refused with 503, what was published
 // is delivered, every client is told 1001 and may answer, subscriptions end.
 // It waits for the clients; those that are still there when ctx is done are cut
 // off, and ctx's error is returned. Then it closes the broker. A server cannot
 // be used again.
 func (s *Server) Shutdown(ctx context.Context) error {
-	s.mu.Lock()
 	first := !s.closing.Swap(true)
+	s.settle(ctx)
+	s.mu.Lock()
 	sessions := make([]*session, 0, len(s.sessions))
 	for sess := range s.sessions {
 		sessions = append(sessions, sess)

@@ -6,7 +6,6 @@ import (
 	"io"
 	"sync"
 
-	"fanfare/internal/feed"
 	"fanfare/internal/frame"
 	"fanfare/internal/stream"
 )
@@ -22,51 +21,42 @@ const maxNotices = 16
 // A session is one connected client that speaks WebSocket. Its transport
 // calls the methods of [stream.Session], each from one goroutine at a time.
 type session struct {
-	// Static once start was called.
-	server    *Server
-	link      *stream.Conn // written under mu, since Shutdown may come before start
-	channel   *channel
-	audience  *audience
-	name      string // of the client; empty: nobody in particular
-	positions bool   // the client asked for positions in pongs
+	// Static.
+	server *Server
+	conn   *stream.Conn
+	sub    *subscription // its cursor is guarded by mu
+	name   string        // of the client; empty: nobody in particular
+	key    string        // of what it publishes; empty: none
 
 	// Owned by Receive.
 	parser  frame.Parser
 	message frame.Message
 
-	mu     sync.Mutex // guards the following
-	reader *feed.Cursor
+	mu sync.Mutex // guards the following
 
-	// To be written, in this order: pong, ping, notices, messages, position, close.
-	pong     []byte   // the payload of the newest ping not answered yet; nil: none
-	ping     bool     // a ping is due
-	notices  [][]byte // frames
-	position bool     // the position reached is to be told
+	// To be written, in this order: pong, ping, notices, messages, close.
+	pong    []byte   // the payload of the newest ping not answered yet; nil: none
+	ping    bool     // a ping is due
+	notices [][]byte // frames
 
-	closing   *disconnect // why we close or answer a close; nil as long as neither
-	flushTo   uint64      // messages up to this offset go out before the close
-	closeSent bool
-	closeSeen bool // the client closed, or broke the protocol: nothing is expected of it any more
-	finished  bool // Next said that nothing will follow
+	unanswered int         // publications of the client's that the broker has not answered yet
+	closing    *disconnect // why we close or answer a close; nil as long as neither
+	flush      bool        // what was published before goes out before the close
+	flushTo    Position    // that is, messages up to this one
+	closeSent  bool
+	closeSeen  bool // the client closed, or broke the protocol: nothing is expected of it any more
+	finished   bool // Next said that nothing will follow
 
 	quiet     int // ticks since something was heard
 	partial   int // ticks since a message began that is not complete; -1: there is none
-	lingering int // ticks since we said close
+	lingering int // ticks since we began to close, and again since we said so
 }
 
-// start begins to serve. The session has its channel's ref and its reader already.
-func (s *session) start(link *stream.Conn) {
-	for _, a := range s.channel.audiences {
-		if a.loop == link.Loop() {
-			s.audience = a
-		}
-	}
-	s.mu.Lock()
-	s.link, s.partial = link, -1
-	s.mu.Unlock()
-	s.audience.add(s)
-	s.link.Start(s)
-	s.link.Wake() // for what happened since the reader got its place
+// start begins to serve.
+func (s *session) start() {
+	s.sub.attach(s.conn.Loop(), s)
+	s.conn.Start(s)
+	s.conn.Wake() // for what happened since the cursor got its place
 }
 
 // Receive implements [stream.Session].
@@ -100,7 +90,7 @@ func (s *session) Frame(f frame.Frame) error {
 		// client that pings and never reads costs nothing.
 		s.pong = append(make([]byte, 0, len(f.Payload)), f.Payload...)
 		s.mu.Unlock()
-		s.link.Wake()
+		s.conn.Wake()
 	case frame.Pong:
 	case frame.Close:
 		return s.peerClosed(f.Payload)
@@ -121,7 +111,7 @@ func (s *session) peerClosed(payload []byte) error {
 	defer s.mu.Unlock()
 	s.closeSeen = true
 	if s.closing != nil {
-		s.link.Wake() // we closed first, and this is the answer
+		s.conn.Wake() // we closed first, and this is the answer
 	} else {
 		s.disconnect(&disconnect{byClient, code, ""}, true)
 	}
@@ -130,12 +120,34 @@ func (s *session) peerClosed(payload []byte) error {
 
 // said publishes what the client said.
 func (s *session) said(isBinary bool, payload []byte) {
-	m := &Message{Channel: s.channel.name, Sender: s.name, Binary: isBinary, Payload: bytes.Clone(payload)}
-	s.server.publish(m, func(_ Position, err error) {
-		if err != nil {
-			s.notice("not published: " + s.server.known(err).Message)
-		}
-	})
+	s.mu.Lock()
+	s.unanswered++
+	s.mu.Unlock()
+	m := &Message{Channel: s.sub.channel.name, Sender: s.name, Key: s.key, Binary: isBinary, Payload: bytes.Clone(payload)}
+	s.server.publish(m, s.published)
+}
+
+// published is the broker's answer to what the client said.
+func (s *session) published(pos Position, err error) {
+	if err != nil {
+		s.notice("not published: " + s.server.known(err).Message)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unanswered--
+	if s.closing == nil {
+		return
+	}
+	if s.flush && err == nil && !reached(pos, s.flushTo) {
+		s.flushTo = pos
+	}
+	s.conn.Wake()
+}
+
+// reached reports whether a reader at pos has got what is up to target. A
+// position of another epoch says that there is nothing more to wait for.
+func reached(target, pos Position) bool {
+	return pos.Epoch != target.Epoch || pos.Offset >= target.Offset
 }
 
 // notice queues a notice for the client.
@@ -144,35 +156,40 @@ func (s *session) notice(text string) {
 	defer s.mu.Unlock()
 	if len(s.notices) < maxNotices {
 		s.notices = append(s.notices, plainNotice(text))
-		s.link.Wake()
+		s.conn.Wake()
 	}
 }
 
-// disconnect begins to close. flush says that what is in the feed already is
-// to go out first. The first reason counts. The caller holds mu.
+// disconnect begins to close. flush says that what was published before is to
+// go out first, as far as that is possible within CloseTimeout. The first
+// reason counts. The caller holds mu.
 func (s *session) disconnect(d *disconnect, flush bool) {
-	if s.closing == nil {
-		s.closing = d
-		if flush {
-			s.flushTo = s.channel.feed.Position().Offset
-		}
-		if s.link != nil {
-			s.link.Wake()
-		}
+	if s.closing != nil {
+		return
 	}
+	s.closing, s.flush = d, flush
+	if flush {
+		s.flushTo = s.sub.channel.feed.Position()
+	}
+	s.conn.Wake()
+}
+
+// flushing reports whether messages are to go out before the close.
+func (s *session) flushing() bool {
+	return s.flush && (s.unanswered > 0 || !reached(s.flushTo, s.sub.cursor.Position()))
 }
 
 // wake implements [subscriber].
 func (s *session) wake() {
-	if !s.link.Wake() {
+	if !s.conn.Wake() {
 		return
 	}
 	// A write is under way. Should it last, the reader must not keep all that
 	// comes meanwhile.
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.reader.Relieve(); err != nil {
-		s.disconnect(s.server.tooSlow(s.reader.Position()), false)
+	if err := s.sub.cursor.Relieve(); err != nil {
+		s.disconnect(s.server.tooSlow(s.sub.cursor.Position()), false)
 	}
 }
 
@@ -190,12 +207,12 @@ func (s *session) Next() ([]byte, bool) {
 	if b := s.control(); b != nil {
 		return b, false
 	}
-	if s.closing == nil || s.reader.Position().Offset < s.flushTo {
+	if s.closing == nil || s.flushing() {
 		if b := s.fromFeed(); b != nil {
 			return b, false
 		}
 	}
-	if s.closing != nil {
+	if s.closing != nil && !s.flushing() {
 		s.finished = s.closeSeen
 		return s.closeFrame(), s.closeSeen
 	}
@@ -211,7 +228,7 @@ func (s *session) control() []byte {
 		return b
 	case s.ping:
 		s.ping = false
-		return frame.Append(nil, frame.Ping, s.reader.Position().Append(nil))
+		return frame.Append(nil, frame.Ping, s.sub.cursor.Position().Append(nil))
 	case len(s.notices) > 0:
 		b := s.notices[0]
 		s.notices = s.notices[1:]
@@ -222,28 +239,22 @@ func (s *session) control() []byte {
 
 // fromFeed returns the next messages, or what is to be said in their place.
 func (s *session) fromFeed() []byte {
-	batch, err := s.reader.Take(&s.server.joiner, maxBatch)
+	batch, err := s.sub.cursor.Take(&s.sub.channel.joiner, maxBatch)
 	switch {
 	case err != nil:
-		s.flushTo = 0
-		s.disconnect(s.server.tooSlow(s.reader.Position()), false)
+		s.flush = false
+		s.disconnect(s.server.tooSlow(s.sub.cursor.Position()), false)
 		return nil
 	case batch.Gap.Missed != 0:
 		s.server.stats.miss(batch.Gap)
 		return plainNotice(gapText(batch.Gap))
-	case batch.Bytes != nil:
-		s.position = s.positions
-		return batch.Bytes
-	case s.position:
-		s.position = false
-		return frame.Append(nil, frame.Pong, s.reader.Position().Append(nil))
 	}
-	return nil
+	return batch.Bytes
 }
 
 // closeFrame returns our close frame, and notes that it was said.
 func (s *session) closeFrame() []byte {
-	s.closeSent = true
+	s.closeSent, s.lingering = true, 0
 	return frame.Append(nil, frame.Close, frame.AppendClose(nil, s.closing.code, s.closing.reason))
 }
 
@@ -278,16 +289,21 @@ func (s *session) Tick() {
 	s.quiet++
 	switch {
 	case s.closing != nil:
-		// The transport has a deadline of its own for what is written; this one
-		// is for the answer to our close.
-		if s.lingering++; s.closeSent && s.lingering > t.close {
-			s.link.End(s.closing)
+		// The transport has a deadline of its own for what is written; this is
+		// for what is to go out before our close, and then for the answer to it.
+		switch s.lingering++; {
+		case s.lingering <= t.close:
+		case s.closeSent:
+			s.conn.End(s.closing)
+		case s.flush:
+			s.flush = false
+			s.conn.Wake()
 		}
 	case s.quiet >= t.heartbeat+t.answer:
-		s.link.End(s.server.silent())
+		s.conn.End(s.server.silent())
 	case s.quiet == t.heartbeat:
 		s.ping = true
-		s.link.Wake()
+		s.conn.Wake()
 	}
 	if s.partial >= 0 && s.closing == nil {
 		if s.partial++; s.partial > t.message {
@@ -299,7 +315,6 @@ func (s *session) Tick() {
 
 // Gone implements [stream.Session].
 func (s *session) Gone(err error) {
-	s.audience.remove(s)
 	s.mu.Lock()
 	why := byLoss
 	var d *disconnect
@@ -313,5 +328,5 @@ func (s *session) Gone(err error) {
 	if errors.Is(err, io.EOF) {
 		err = nil
 	}
-	s.server.leave(s, why, err)
+	s.server.gone(s, why, err)
 }

@@ -7,8 +7,52 @@ import (
 	"iter"
 	"sync"
 
+	"fanfare/broker"
 	"fanfare/internal/feed"
+	"fanfare/internal/stream"
 )
+
+// A subscription is one reader in one channel, a session or the program's own.
+type subscription struct {
+	channel  *channel     // static
+	cursor   *feed.Cursor // its owner's, under the owner's mu
+	audience *audience    // static once attach was called
+}
+
+// subscribe opens a channel, if it is not open yet, and places a cursor in it:
+// after since, or, if that is nil, after the newest message. Sooner or later
+// the caller calls leave.
+func (s *Server) subscribe(ctx context.Context, name string, since *Position, form *feed.Form) (*subscription, error) {
+	c, err := s.channel(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	cursor := c.feed.Live(form, feed.Policy(s.cfg.SlowReaders), int64(s.cfg.MaxLag))
+	if since != nil && !cursor.Resume(*since) {
+		page, err := s.broker.History(ctx, name, broker.Query{Since: *since})
+		if err != nil {
+			s.release(c)
+			return nil, err
+		}
+		cursor.Rewind(page)
+	}
+	return &subscription{channel: c, cursor: cursor}, nil
+}
+
+// attach has member woken, by a loop, whenever the channel has more. What came
+// before is not announced: the caller looks for itself.
+func (sub *subscription) attach(loop *stream.Loop, member subscriber) {
+	sub.audience = sub.channel.audience(loop)
+	sub.audience.add(member)
+}
+
+// leave ends the subscription, whether member was attached or not.
+func (s *Server) leave(sub *subscription, member subscriber) {
+	if sub.audience != nil {
+		sub.audience.remove(member)
+	}
+	s.release(sub.channel)
+}
 
 // SubscribeOptions are the settings of [Server.Subscribe]. Nil and zero values
 // mean the defaults.
@@ -22,15 +66,13 @@ type SubscribeOptions struct {
 // like every other reader, and lags, skips and resumes by the same rules. It is
 // safe for concurrent use; each message goes to one caller.
 type Subscription struct {
-	server   *Server       // static
-	channel  *channel      // static
-	audience *audience     // static
-	more     chan struct{} // a token when there may be more to read
-	done     chan struct{} // closed by Close and by the server's shutdown
-	once     sync.Once     // closes done
+	server *Server       // static
+	more   chan struct{} // a token when there may be more to read
+	done   chan struct{} // closed by Close and by the server's shutdown
+	once   sync.Once     // closes done
+	in     *subscription // static; its cursor is guarded by mu
 
-	mu     sync.Mutex // guards the following
-	reader *feed.Cursor
+	mu sync.Mutex
 }
 
 // A GapError says that messages are missing before the next one. The
@@ -62,19 +104,16 @@ func (s *Server) Subscribe(ctx context.Context, channel string, o *SubscribeOpti
 	if err := CheckChannel(channel); err != nil {
 		return nil, err
 	}
-	c, reader, err := s.join(ctx, channel, o.Since)
+	in, err := s.subscribe(ctx, channel, o.Since, nil)
 	if err != nil {
 		return nil, err
 	}
-	sub := &Subscription{
-		server: s, channel: c, audience: c.audiences[0], reader: reader,
-		more: make(chan struct{}, 1), done: make(chan struct{}),
-	}
+	sub := &Subscription{server: s, in: in, more: make(chan struct{}, 1), done: make(chan struct{})}
 	if !s.addLocal(sub) {
-		s.release(c)
+		s.leave(in, sub)
 		return nil, ErrServerClosed
 	}
-	sub.audience.add(sub)
+	in.attach(s.transport.Loops()[0], sub)
 	sub.wake()
 	return sub, nil
 }
@@ -121,23 +160,22 @@ func (sub *Subscription) Messages(ctx context.Context) iter.Seq2[*Message, error
 func (sub *Subscription) Position() Position {
 	sub.mu.Lock()
 	defer sub.mu.Unlock()
-	return sub.reader.Position()
+	return sub.in.cursor.Position()
 }
 
 // Close ends the subscription. A second call changes nothing.
 func (sub *Subscription) Close() {
 	sub.once.Do(func() {
 		close(sub.done)
-		sub.audience.remove(sub)
 		sub.server.removeLocal(sub)
-		sub.server.release(sub.channel)
+		sub.server.leave(sub.in, sub)
 	})
 }
 
 func (sub *Subscription) next() (*Message, error) {
 	sub.mu.Lock()
 	defer sub.mu.Unlock()
-	m, gap, err := sub.reader.Next()
+	m, gap, err := sub.in.cursor.Next()
 	switch {
 	case err != nil:
 		return nil, ErrTooSlow
@@ -145,7 +183,7 @@ func (sub *Subscription) next() (*Message, error) {
 		sub.server.stats.miss(gap)
 		return nil, &GapError{gap.Missed, gap.Reason.String()}
 	}
-	if sub.reader.Pending() {
+	if sub.in.cursor.Pending() {
 		sub.signal() // for another caller
 	}
 	return m, nil
@@ -165,5 +203,5 @@ func (sub *Subscription) wake() {
 	defer sub.mu.Unlock()
 	// Nobody knows whether the program reads on or not, so it is treated as if
 	// not. An error is what Next will return.
-	_ = sub.reader.Relieve()
+	_ = sub.in.cursor.Relieve()
 }
