@@ -58,3 +58,37 @@ func TestDeliveryAllocatesNothing(t *testing.T) {
 		})
 	}
 }
+
+// Channels that are busy at once do not spoil each other's joined bytes.
+func TestJoinedOncePerChannel(t *testing.T) {
+	srv, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer srv.Shutdown(t.Context())
+	const receivers = 100
+	var sessions []*session
+	for _, name := range []string{"a", "b"} {
+		in, err := srv.subscribe(t.Context(), name, nil, plainForm)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer srv.leave(in, nil)
+		for range receivers {
+			sessions = append(sessions, &session{server: srv, partial: -1, sub: &subscription{channel: in.channel, cursor: in.channel.feed.Live(plainForm, feed.CatchUp, 1<<20)}})
+		}
+	}
+	for n := range 8 {
+		srv.publish(&Message{Channel: []string{"a", "b"}[n%2], Payload: []byte("hello")}, func(Position, error) {})
+	}
+	distinct := make(map[*byte]bool)
+	for i := range receivers {
+		for _, s := range []*session{sessions[i], sessions[receivers+i]} {
+			b, _ := s.Next()
+			distinct[&b[0]] = true
+		}
+	}
+	if len(distinct) != 2 {
+		t.Errorf("two channels' bytes were joined %d times for %d readers, want twice", len(distinct), 2*receivers)
+	}
+}
