@@ -80,8 +80,8 @@ func connectPipe(cfg linkConfig, limit int64, std stdio) error {
 	signal.Ignore(syscall.SIGPIPE) // so that writing to a closed pipe is an error that we can end on
 	ctx, stop := untilInterrupted(nil)
 	defer stop()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	out := newPrinter(std.out, cancel)
 	cfg.onMessage = out.message
 	cfg.onState = sayStates(cfg.url, std)

@@ -111,13 +111,16 @@ type printer struct {
 	unread atomic.Bool // nobody reads any more
 }
 
-// newPrinter makes a printer. When nobody reads any more, stop is called.
-func newPrinter(out io.Writer, stop func()) *printer {
+var errUnread = errors.New("nobody reads what is printed")
+
+// newPrinter makes a printer. When nobody reads any more, stop is called with
+// errUnread.
+func newPrinter(out io.Writer, stop context.CancelCauseFunc) *printer {
 	p := &printer{out: out, safe: isTerminal(out)}
 	if f, ok := out.(*os.File); ok && !p.safe {
 		whenUnread(f, func() {
 			p.unread.Store(true)
-			stop()
+			stop(errUnread)
 		})
 	}
 	return p

@@ -256,6 +256,8 @@ func (l *link) queueChanged() {
 
 // run keeps the link until it ends: nil when it was finished, the server said
 // goodbye, onMessage had enough or ctx ended; else an error with its exit code.
+// That ctx ended before there was any connection is an error too, unless the
+// link is patient.
 func (l *link) run(ctx context.Context) error {
 	defer close(l.ended)
 	pause := l.pause
@@ -264,11 +266,11 @@ func (l *link) run(ctx context.Context) error {
 		conn, answer, err := l.dial(ctx)
 		var least time.Duration // before the next attempt
 		switch {
-		case ctx.Err() != nil:
-			if err == nil {
-				_ = conn.CloseNow()
+		case err != nil && ctx.Err() != nil:
+			if l.everOnline || l.patient {
+				return nil
 			}
-			return nil
+			return &exitError{exitConnect, fmt.Errorf("no connection to %s came about: %w", visible(l.url), context.Cause(ctx))}
 		case err != nil:
 			failure := explainDial(l.url, answer, err)
 			if failure.final || l.once || !l.everOnline && !l.patient {

@@ -80,6 +80,12 @@ func (b *buffer) String() string {
 // start runs fanfare with args.
 func start(t *testing.T, args ...string) *program {
 	t.Helper()
+	return perform(t, strings.Join(args, " "), func(std stdio) int { return run(args, std) })
+}
+
+// perform runs what a command does, and returns its exit code.
+func perform(t *testing.T, name string, command func(stdio) int) *program {
+	t.Helper()
 	in, stdin := io.Pipe()
 	stdout, out := io.Pipe()
 	p := &program{
@@ -87,7 +93,7 @@ func start(t *testing.T, args ...string) *program {
 		errs: &buffer{changed: make(chan struct{}, 1)}, code: make(chan int, 1),
 	}
 	go func() {
-		p.code <- run(args, stdio{in, out, p.errs})
+		p.code <- command(stdio{in, out, p.errs})
 		out.Close()
 		in.Close()
 	}()
@@ -112,7 +118,7 @@ func start(t *testing.T, args ...string) *program {
 		case code := <-p.code:
 			p.code <- code
 		case <-time.After(patience):
-			t.Errorf("fanfare %q did not end; it said %q", args, p.errs)
+			t.Errorf("%s did not end; it said %q", name, p.errs)
 		}
 	})
 	return p
@@ -327,6 +333,34 @@ func (c *cable) cut(dead bool) {
 	for conn := range c.conns {
 		conn.Close()
 	}
+}
+
+// deaf is a port that takes connections and never says a word. accepted gets
+// each of them, and must be read.
+func deaf(t *testing.T) (at string, accepted chan net.Conn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	accepted = make(chan net.Conn, 10)
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				close(accepted)
+				return
+			}
+			accepted <- conn
+		}
+	}()
+	t.Cleanup(func() {
+		l.Close()
+		for conn := range accepted {
+			conn.Close()
+		}
+	})
+	return l.Addr().String(), accepted
 }
 
 // web runs an HTTP handler for the test and returns its host:port.

@@ -15,8 +15,8 @@ import (
 	"fanfare/internal/partner"
 )
 
-// Servers as their authors' tutorials write them: whatever one client says,
-// everyone gets. connect must talk with them as with ours.
+// Servers as their authors' tutorials write them: after a word
+// of welcome, whatever one client says, everyone gets. connect must talk with them as with ours.
 const (
 	pythonServer = `
 import asyncio, websockets
@@ -25,6 +25,7 @@ everyone = set()
 
 async def talk(ws):
     everyone.add(ws)
+    await ws.send("welcome")
     try:
         async for message in ws:
             websockets.broadcast(everyone, message)
@@ -41,9 +42,12 @@ asyncio.run(main())
 	nodeServer = `
 const { WebSocketServer } = require("ws");
 const server = new WebSocketServer({ host: "127.0.0.1", port: 0 }, () => console.log("port", server.address().port));
-server.on("connection", (ws) => ws.on("message", (data, binary) => {
-  for (const client of server.clients) client.send(data, { binary });
-}));
+server.on("connection", (ws) => {
+  ws.send("welcome");
+  ws.on("message", (data, binary) => {
+    for (const client of server.clients) client.send(data, { binary });
+  });
+});
 `
 )
 
@@ -63,6 +67,7 @@ func TestServersOfOthers(t *testing.T) {
 					return
 				}
 				defer conn.CloseNow()
+				_ = conn.Write(r.Context(), coder.MessageText, []byte("welcome"))
 				for {
 					typ, data, err := conn.Read(r.Context())
 					if err != nil || conn.Write(r.Context(), typ, data) != nil {
@@ -79,6 +84,7 @@ func TestServersOfOthers(t *testing.T) {
 					return
 				}
 				defer conn.Close()
+				_ = conn.WriteMessage(gorilla.TextMessage, []byte("welcome"))
 				for {
 					typ, data, err := conn.ReadMessage()
 					if err != nil || conn.WriteMessage(typ, data) != nil {
@@ -91,6 +97,7 @@ func TestServersOfOthers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			at := serve(t)
 			p := start(t, "connect", at)
+			p.want("welcome")
 			p.write("hello", "你好 🎉", "", `{"type":"chat","content":"hi"}`)
 			p.want("hello", "你好 🎉", "", `{"type":"chat","content":"hi"}`)
 			long := strings.Repeat("long ", 6000) // coder takes 32 KiB
@@ -104,7 +111,9 @@ func TestServersOfOthers(t *testing.T) {
 				t.Errorf("connect said %q", said)
 			}
 			start(t, "publish", at, "one more").ends(exitFine)
-			start(t, "subscribe", at, "--timeout", "100ms").ends(exitFine)
+			p = start(t, "subscribe", at, "--count", "1")
+			p.want("welcome")
+			p.ends(exitFine)
 		})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os/signal"
 	"syscall"
@@ -40,7 +41,7 @@ and a Fanfare server then sends what was missed.
 
 The exit code is 0 when --count messages came, 1 when the --timeout or the
 server's goodbye came before the last of them. Without --count both are a
-normal end, 0.`,
+normal end, 0. It is 4 when there was no connection before the --timeout.`,
 		Example: `  fanfare subscribe chat/general
   fanfare subscribe chat/general --json | jq .data
   fanfare subscribe jobs/42 --count 1 --timeout 30s`,
@@ -58,45 +59,12 @@ normal end, 0.`,
 			signal.Ignore(syscall.SIGPIPE) // see connectPipe
 			ctx, stop := untilInterrupted(nil)
 			defer stop()
-			limited := ctx
 			if timeout > 0 {
 				var cancel context.CancelFunc
-				limited, cancel = context.WithTimeout(ctx, timeout)
+				ctx, cancel = context.WithTimeoutCause(ctx, timeout, timeIsUp(timeout))
 				defer cancel()
 			}
-			limited, cancel := context.WithCancel(limited)
-			defer cancel()
-			out := newPrinter(std.out, cancel)
-			got := 0
-			l := newLink(linkConfig{
-				url: u, since: flags.since, options: flags.options(),
-				onState: sayStates(u, std),
-				onMessage: func(typ websocket.MessageType, data []byte) error {
-					var err error
-					if asJSON {
-						err = out.line(jsonLine(typ, data, time.Now()))
-					} else {
-						err = out.message(typ, data)
-					}
-					if err != nil {
-						return err
-					}
-					if got++; got == count {
-						return errStop
-					}
-					return nil
-				},
-			})
-			err = l.run(limited)
-			switch {
-			case err != nil:
-				return err
-			case count == 0 || got == count || out.unread.Load():
-				return nil
-			case limited.Err() != nil && ctx.Err() == nil:
-				return fmt.Errorf("%d of %d messages came within %v", got, count, timeout)
-			}
-			return fmt.Errorf("%d of %d messages came", got, count)
+			return subscribe(ctx, linkConfig{url: u, since: flags.since, options: flags.options()}, asJSON, count, std)
 		},
 	}
 	flags.register(cmd)
@@ -105,6 +73,45 @@ normal end, 0.`,
 	cmd.Flags().IntVarP(&count, "count", "n", 0, "end after so many messages (default: never)")
 	cmd.Flags().DurationVar(&timeout, "timeout", 0, "end after this time, such as 30s (default: never)")
 	return cmd
+}
+
+// timeIsUp is the cause for which --timeout ends a context.
+type timeIsUp time.Duration
+
+func (t timeIsUp) Error() string { return fmt.Sprintf("--timeout %v has passed", time.Duration(t)) }
+
+// subscribe prints messages until count have come (0: for ever), the server
+// says goodbye or ctx ends.
+func subscribe(ctx context.Context, cfg linkConfig, asJSON bool, count int, std stdio) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	out := newPrinter(std.out, cancel)
+	got := 0
+	cfg.onState = sayStates(cfg.url, std)
+	cfg.onMessage = func(typ websocket.MessageType, data []byte) error {
+		var err error
+		if asJSON {
+			err = out.line(jsonLine(typ, data, time.Now()))
+		} else {
+			err = out.message(typ, data)
+		}
+		if err != nil {
+			return err
+		}
+		if got++; got == count {
+			return errStop
+		}
+		return nil
+	}
+	err := newLink(cfg).run(ctx)
+	if err != nil || count == 0 || got == count || out.unread.Load() {
+		return err
+	}
+	var limit timeIsUp
+	if errors.As(context.Cause(ctx), &limit) {
+		return fmt.Errorf("%d of %d messages came within %v", got, count, time.Duration(limit))
+	}
+	return fmt.Errorf("%d of %d messages came", got, count)
 }
 
 // jsonLine is a message as `subscribe --json` prints it.

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"io"
 	"log"
 	"net/http"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -74,15 +77,84 @@ func TestSubscribeJSON(t *testing.T) {
 
 func TestSubscribeForATime(t *testing.T) {
 	server, at := hub(t, fanfare.Config{})
-	p := start(t, "subscribe", at+"/x", "--timeout", "300ms")
-	p.ends(exitFine)
-	connected(t, server, 0)
-	p = start(t, "subscribe", at+"/x", "--count", "2", "--timeout", "3s")
-	connected(t, server, 1)
-	publish(t, server, "x", "one")
-	p.want("one")
-	p.ends(exitOther, "1 of 2 messages came within 3s")
-	connected(t, server, 0)
+	u, err := parseTarget(at + "/x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for count, want := range map[int]int{0: exitFine, 1: exitFine, 2: exitOther} {
+		ctx, end := context.WithCancelCause(t.Context())
+		p := perform(t, "subscribe", func(std stdio) int {
+			err := subscribe(ctx, linkConfig{url: u}, false, count, std)
+			if err != nil {
+				std.say("%v", err)
+			}
+			return exitCode(err)
+		})
+		connected(t, server, 1)
+		publish(t, server, "x", "one")
+		p.want("one")
+		end(timeIsUp(3 * time.Second)) // as --timeout does, but no sooner than all this was done
+		p.ends(want)
+		if said := p.errs.String(); (want == exitOther) != strings.Contains(said, "1 of 2 messages came within 3s") {
+			t.Errorf("--count %d: it said %q", count, said)
+		}
+		connected(t, server, 0)
+	}
+}
+
+// A time that ends before there was a connection has not ended well.
+func TestSubscribeInVainForATime(t *testing.T) {
+	at, _ := deaf(t)
+	for _, args := range [][]string{{"subscribe", at}, {"subscribe", at, "--count", "1"}} {
+		start(t, append(args, "--timeout", "50ms")...).ends(exitConnect, "no connection to ws://"+at+"/ came about: --timeout 50ms has passed")
+	}
+}
+
+// Nor has an interruption; but whoever was connected has had what they wanted.
+func TestInterruptions(t *testing.T) {
+	server, live := hub(t, fanfare.Config{})
+	silent, accepted := deaf(t)
+	for _, command := range []string{"subscribe", "connect", "publish"} {
+		for at, want := range map[string]int{silent: exitConnect, live: exitFine} {
+			if at == live && command == "publish" {
+				continue // it prints nothing, so that it cannot be told when it is connected
+			}
+			said := &program{t: t, errs: &buffer{changed: make(chan struct{}, 1)}}
+			cmd := exec.Command("fanfare", command, at)
+			cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
+			cmd.Stderr = said.errs
+			in, err := cmd.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer in.Close()
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if at == silent {
+				defer (<-accepted).Close()
+			} else {
+				connected(t, server, 1)
+				publish(t, server, "lobby", "hello")
+				if line, err := bufio.NewReader(out).ReadString('\n'); unstamped(line) != "hello\n" {
+					t.Errorf("%s printed %q, %v", command, line, err)
+				}
+			}
+			if err := cmd.Process.Signal(os.Interrupt); err != nil {
+				t.Fatal(err)
+			}
+			if code := exits(t, cmd); code != want {
+				t.Errorf("%s %s: exit code %d, want %d; it said %q", command, at, code, want, said.errs)
+			}
+			if at == silent && !strings.Contains(said.errs.String(), "came about: it was interrupted") {
+				t.Errorf("%s said %q", command, said.errs)
+			}
+		}
+	}
 }
 
 func TestSubscribeUntilGoodbye(t *testing.T) {
