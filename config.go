@@ -45,9 +45,12 @@ type Config struct {
 	History int
 	// HistoryAge is how long. Default one hour.
 	HistoryAge time.Duration
-	// HistoryBytes is how much of a channel. Default 1 MiB. A server whose
-	// clients may name channels at will holds up to this much for each
-	// channel in use.
+	// HistoryBytes is how much of a channel, in bytes of messages with 128 for
+	// each. Default 1 MiB. While a channel has subscribers, a message that one
+	// of them was sent is there encoded too, so a channel in use can cost twice
+	// this; with SlowReaders Latest, the newest messages by key come on top, as
+	// much again. A server whose clients may name channels at will pays it for
+	// each of them.
 	HistoryBytes int
 
 	// MaxMessage is the largest message in bytes, over a WebSocket or as the

@@ -38,7 +38,6 @@ func errorf(code, format string, a ...any) *Error {
 
 // statuses are the HTTP statuses of error codes; what is not here is 400.
 var statuses = map[string]int{
-	"bad_origin":     http.StatusForbidden,
 	"not_found":      http.StatusNotFound,
 	"bad_method":     http.StatusMethodNotAllowed,
 	"not_acceptable": http.StatusNotAcceptable,

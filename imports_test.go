@@ -20,7 +20,7 @@ import (
 var house = map[string]struct{ ours, outside string }{
 	"internal/frame":     {"", ""},
 	"internal/handshake": {"", ""},
-	"internal/stream":    {"internal/frame", ""},
+	"internal/stream":    {"", ""},
 	"broker":             {"", ""},
 	"broker/brokertest":  {"broker", ""},
 	"internal/feed":      {"broker", ""},
@@ -29,7 +29,7 @@ var house = map[string]struct{ ours, outside string }{
 	".": {"broker internal/feed internal/frame internal/handshake internal/stream web", ""},
 
 	"websocket":         {"internal/frame internal/handshake", "golang.org/x/net"},
-	"internal/terminal": {"websocket", "charm.land/bubbletea/v2 charm.land/bubbles/v2 charm.land/lipgloss/v2 github.com/charmbracelet/x/ansi"},
+	"internal/terminal": {"", "charm.land/bubbletea/v2 charm.land/bubbles/v2 charm.land/lipgloss/v2 github.com/charmbracelet/x/ansi"},
 
 	"cmd/fanfare":         {". websocket internal/terminal", "github.com/spf13/cobra github.com/spf13/pflag golang.org/x/sys golang.org/x/term"},
 	"examples/embed":      {".", ""},
@@ -47,6 +47,7 @@ func TestImports(t *testing.T) {
 			continue
 		}
 		ours, outside := strings.Fields(may.ours), strings.Fields(may.outside)
+		used := make(map[string]bool)
 		for name, file := range files {
 			if strings.HasSuffix(name, "_test.go") {
 				continue
@@ -56,14 +57,24 @@ func TestImports(t *testing.T) {
 				switch first, _, _ := strings.Cut(imported, "/"); {
 				case first == "fanfare":
 					neighbour := "." + strings.TrimPrefix(imported, "fanfare")
-					if neighbour = path.Clean(neighbour); !slices.Contains(ours, neighbour) {
+					neighbour = path.Clean(neighbour)
+					used[neighbour] = true
+					if !slices.Contains(ours, neighbour) {
 						t.Errorf("%s imports our %s, and imports_test.go allows it only: %s", name, neighbour, list(ours))
 					}
 				case strings.Contains(first, "."):
+					for _, module := range outside {
+						used[module] = used[module] || within(imported, module)
+					}
 					if !slices.ContainsFunc(outside, func(module string) bool { return within(imported, module) }) {
 						t.Errorf("%s imports %s, and imports_test.go allows from outside only: %s", name, imported, list(outside))
 					}
 				}
+			}
+		}
+		for _, permission := range append(ours, outside...) {
+			if !used[permission] {
+				t.Errorf("imports_test.go lets %s import %s, which it does not: take the permission back", room, permission)
 			}
 		}
 	}

@@ -79,8 +79,8 @@ type Message struct {
 	Position Position
 	Prev     uint64    // offset of the message before it in the channel, same epoch; 0: none
 	Time     time.Time // when the broker took it
-	Sender   string    // who says so; empty: nobody in particular
-	Key      string    // what it is the newest value of; empty: nothing
+	Sender   string    // who says so, 64 characters at most, none a control character; empty: nobody in particular
+	Key      string    // what it is the newest value of, UTF-8, 255 bytes at most; empty: nothing
 	Binary   bool      // Payload is any bytes; otherwise it is UTF-8
 	Payload  []byte
 }
@@ -135,8 +135,8 @@ type Broker interface {
 	// before Publish returns, maybe on another goroutine: with the position
 	// when the message is in history as durably as the broker promises, or
 	// with the error when it is not known to be. done does not block.
-	// Messages published to a channel one after the other, by one goroutine,
-	// keep that order.
+	// Messages published to a channel by calls one after the other keep that
+	// order, whatever goroutines make them.
 	Publish(m *Message, done func(Position, error))
 
 	// History answers a query about a channel. A channel that nobody ever
@@ -150,8 +150,8 @@ type Broker interface {
 	// panic; after Unsubscribe it is none.
 	Subscribe(ctx context.Context, channel string) (Position, error)
 
-	// Unsubscribe ends the interest. A message that is on its way may still
-	// be delivered.
+	// Unsubscribe ends the interest, and does not wait for a network: others
+	// wait for its end. A message that is on its way may still be delivered.
 	Unsubscribe(channel string)
 
 	// Close ends the broker. Publishes that were taken are completed or
