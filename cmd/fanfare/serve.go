@@ -19,13 +19,32 @@ import (
 	"fanfare"
 )
 
-// What a stranger may take of the server before there is a connection.
 const (
-	readHeaderTimeout = 10 * time.Second
-	maxHeaderBytes    = 16 << 10
-	idleTimeout       = 2 * time.Minute // between two requests on a kept connection
-	writeTimeout      = 2 * time.Minute // from a request's head to the end of its answer; not for WebSockets
+	maxHeaderBytes = 16 << 10        // of a request; net/http allows 4 KiB more
+	idleTimeout    = 2 * time.Minute // between two requests on a kept connection
 )
+
+// timeouts bound what a stranger may take of the server before there is a
+// WebSocket.
+type timeouts struct {
+	header time.Duration // for the head of a request
+	answer time.Duration // from there to the end of the answer
+}
+
+func serveTimeouts() timeouts { return timeouts{header: 10 * time.Second, answer: 2 * time.Minute} }
+
+// newHTTPServer makes a server that no stranger can hold up. The logger gets
+// what net/http has to say of single connections.
+func newHTTPServer(handler http.Handler, logger *slog.Logger, t timeouts) *http.Server {
+	return &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: t.header,
+		WriteTimeout:      t.answer, // WebSockets are no longer net/http's, so not for them
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+	}
+}
 
 type serveFlags struct {
 	listen           string
@@ -123,8 +142,17 @@ func (f *serveFlags) config(std stdio) (fanfare.Config, error) {
 	}, nil
 }
 
-// serve runs the server until it is told to end.
+// serve runs the server until it is told to end by a signal.
 func serve(f serveFlags, std stdio) error {
+	interrupted, stop := untilInterrupted(func() {
+		std.say("shutting down, for at most %v; Ctrl-C again ends at once", f.grace)
+	})
+	defer stop()
+	return serveUntil(interrupted, f, serveTimeouts(), std)
+}
+
+// serveUntil runs the server until interrupted ends.
+func serveUntil(interrupted context.Context, f serveFlags, t timeouts, std stdio) error {
 	cfg, err := f.config(std)
 	if err != nil {
 		return err
@@ -143,19 +171,7 @@ func serve(f serveFlags, std stdio) error {
 	if err != nil {
 		return usage(err)
 	}
-	server := &http.Server{
-		Handler:           srv,
-		ReadHeaderTimeout: readHeaderTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
-		IdleTimeout:       idleTimeout,
-		WriteTimeout:      writeTimeout,
-		ErrorLog:          slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
-	}
-
-	interrupted, stop := untilInterrupted(func() {
-		std.say("shutting down, for at most %v; Ctrl-C again ends at once", f.grace)
-	})
-	defer stop()
+	server := newHTTPServer(srv, cfg.Logger, t)
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
 	std.say("ready, open %s", readyURL(listener.Addr()))
