@@ -20,7 +20,8 @@ import (
 var house = map[string]struct{ ours, outside string }{
 	"internal/frame":     {"", ""},
 	"internal/handshake": {"", ""},
-	"internal/stream":    {"", ""},
+	"internal/netend":    {"", ""},
+	"internal/stream":    {"internal/netend", ""},
 	"broker":             {"", ""},
 	"broker/brokertest":  {"broker", ""},
 	"internal/feed":      {"broker", ""},
@@ -28,7 +29,7 @@ var house = map[string]struct{ ours, outside string }{
 
 	".": {"broker internal/feed internal/frame internal/handshake internal/stream web", ""},
 
-	"websocket":         {"internal/frame internal/handshake", "golang.org/x/net"},
+	"websocket":         {"internal/frame internal/handshake internal/netend", "golang.org/x/net"},
 	"internal/terminal": {"", "charm.land/bubbletea/v2 charm.land/bubbles/v2 charm.land/lipgloss/v2 github.com/charmbracelet/x/ansi"},
 
 	"cmd/fanfare":         {". websocket internal/terminal", "github.com/spf13/cobra github.com/spf13/pflag golang.org/x/sys golang.org/x/term"},

@@ -2,13 +2,13 @@ package websocket
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
 	"time"
 
 	"fanfare/internal/frame"
+	"fanfare/internal/netend"
 )
 
 // Code is a close code, a number for machines (RFC 6455, section 7.4).
@@ -197,9 +197,12 @@ func (c *Conn) abort() {
 		c.end.alive = nil
 	}
 	c.end.Unlock()
-	// TLS would first say its own goodbye, and wait for a peer that does not read.
-	if t, ok := c.conn.(*tls.Conn); ok && !met {
-		_ = t.NetConn().Close()
+	if met {
+		netend.HangUp(c.conn, goodbye)
+	} else {
+		netend.HangUp(c.conn, 0)
 	}
-	_ = c.conn.Close() // whatever it says, it is closed
 }
+
+// goodbye is how long TLS may take to say its own, after the closing handshake.
+const goodbye = 250 * time.Millisecond

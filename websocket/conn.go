@@ -1,7 +1,6 @@
 package websocket
 
 import (
-	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -10,6 +9,7 @@ import (
 	"time"
 
 	"fanfare/internal/frame"
+	"fanfare/internal/netend"
 )
 
 // MessageType is what a message's payload is.
@@ -225,32 +225,14 @@ func (c *Conn) finish(err error) {
 	}
 	c.boundEnd()
 	<-c.queueClose(code, reason, true).done
-	if !c.client {
-		c.halfClose()
+	if !c.client && !netend.EndWriting(c.conn) {
+		return // a client that waits for our end could not see it
 	}
 	c.drain()
 }
 
-// halfClose sends the FIN. Closing outright while the peer's bytes are still
-// unread would make the kernel send a reset, and that may overtake our close frame.
-func (c *Conn) halfClose() {
-	if t, ok := c.conn.(*tls.Conn); ok {
-		_ = t.CloseWrite() // TLS has an end of its own, which not everybody takes for one
-		if h, ok := t.NetConn().(interface{ CloseWrite() error }); ok {
-			_ = h.CloseWrite()
-		}
-		return
-	}
-	if h, ok := c.conn.(interface{ CloseWrite() error }); ok {
-		_ = h.CloseWrite() // the drain that follows notices what is wrong
-	}
-}
-
 // drain reads to the peer's end of the connection; the closing timer bounds it.
 func (c *Conn) drain() {
-	if _, ok := c.conn.(interface{ CloseWrite() error }); !ok && !c.client {
-		return // the peer cannot see an end that we have not made
-	}
 	buf := make([]byte, smallRead)
 	for {
 		if _, err := c.conn.Read(buf); err != nil {

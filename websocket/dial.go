@@ -23,6 +23,7 @@ import (
 	"golang.org/x/net/idna"
 
 	"fanfare/internal/handshake"
+	"fanfare/internal/netend"
 )
 
 const (
@@ -221,7 +222,7 @@ func (d *dialing) explain(ctx context.Context, t *target, err error) error {
 	if err == nil {
 		return nil
 	}
-	if end, ok := ctx.Deadline(); ok && isTimeout(err) && !time.Now().Before(end) {
+	if end, ok := ctx.Deadline(); ok && netend.IsTimeout(err) && !time.Now().Before(end) {
 		<-ctx.Done() // the connection's deadline may come a moment before the context's own
 	}
 	if ctx.Err() != nil {

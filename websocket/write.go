@@ -3,17 +3,14 @@ package websocket
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"os"
 	"sync"
-	"time"
 	"unicode/utf8"
 
 	"fanfare/internal/frame"
+	"fanfare/internal/netend"
 )
 
 // Write sends one message and returns when the network has taken it. p may be
@@ -412,7 +409,7 @@ func (c *Conn) flush() {
 // is dead. Anything else the reader will find out about too, and perhaps
 // better: the peer's close frame may still lie unread before the reset.
 func (c *Conn) unwritten(err error) error {
-	if isTimeout(err) {
+	if errors.Is(err, netend.ErrStuck) {
 		c.setEnd(&CloseError{Code: Abnormal, Local: true, cause: err,
 			Reason: fmt.Sprintf("the peer took no byte for %v", c.set.writeTimeout)})
 		c.abort()
@@ -425,28 +422,8 @@ func (c *Conn) unwritten(err error) error {
 	return &CloseError{Code: Abnormal, Reason: err.Error(), cause: err}
 }
 
-func isTimeout(err error) bool {
-	var timeout net.Error
-	return errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout()
-}
-
 // writeAll writes b. Every byte of progress renews the write timeout.
 func (c *Conn) writeAll(b []byte) error {
-	most := 256 << 10
-	if _, ok := c.conn.(*tls.Conn); ok {
-		most = 16 << 10 // after a timeout TLS cannot go on, so progress is seen only between writes
-	}
-	for len(b) > 0 {
-		if c.set.writeTimeout > 0 {
-			if err := c.conn.SetWriteDeadline(time.Now().Add(c.set.writeTimeout)); err != nil {
-				return err
-			}
-		}
-		n, err := c.conn.Write(b[:min(len(b), most)])
-		b = b[n:]
-		if err != nil && (n == 0 || !isTimeout(err)) {
-			return err
-		}
-	}
-	return nil
+	_, err := netend.Write(c.conn, b, c.set.writeTimeout, c.conn.SetWriteDeadline)
+	return err
 }

@@ -20,12 +20,12 @@
 package stream
 
 import (
-	"crypto/tls"
 	"errors"
 	"net"
-	"os"
 	"sync"
 	"time"
+
+	"fanfare/internal/netend"
 )
 
 // A Session is what a connection serves. Receive is called by one goroutine,
@@ -57,13 +57,13 @@ type Session interface {
 // Options are a transport's settings. All are needed.
 type Options struct {
 	Tick         time.Duration // between two calls of Session.Tick
-	WriteTimeout time.Duration // how long a peer may take for 16 KiB, or for less if there is no more
+	WriteTimeout time.Duration // how long a peer may take nothing of what is written; see [netend.Write] for what that means over TLS
 	CloseTimeout time.Duration // how long a peer may take to end its direction after we ended ours
 	Loops        int           // how many Loops
 }
 
-// ErrWriteTimeout is the end of a connection whose peer is stuck, or as good as that.
-var ErrWriteTimeout = errors.New("stream: the peer did not take what was written within the write timeout")
+// ErrWriteTimeout is the end of a connection whose peer is stuck.
+var ErrWriteTimeout = errors.New("stream: the peer took nothing of what was written within the write timeout")
 
 // ErrClosed is the end of the connections that a transport had when it was closed.
 var ErrClosed = errors.New("stream: transport closed")
@@ -319,7 +319,7 @@ func (c *Conn) read() {
 	if !last {
 		c.speakLast(nil, err)
 	}
-	hangUp(c.nc)
+	netend.HangUp(c.nc, farewell)
 	c.transport.forget(c)
 	c.session.Gone(err)
 	c.transport.ends.Done()
@@ -411,28 +411,24 @@ func (c *Conn) writeNext() (rest []byte, err error) {
 	}
 }
 
-// chunk is how many bytes a peer must take within WriteTimeout.
-const chunk = 16 << 10
-
 func (c *Conn) writeAll(b []byte) (rest []byte, err error) {
-	for len(b) > 0 {
-		c.mu.Lock()
-		if c.cause != nil {
-			c.mu.Unlock()
-			return b, c.cause
-		}
-		c.nc.SetWriteDeadline(time.Now().Add(c.transport.opts.WriteTimeout))
-		c.mu.Unlock()
-		n, err := c.nc.Write(b[:min(len(b), chunk)])
-		b = b[n:]
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			return b, ErrWriteTimeout
-		}
-		if err != nil {
-			return b, err
-		}
+	rest, err = netend.Write(c.nc, b, c.transport.opts.WriteTimeout, c.writeUntil)
+	if err == netend.ErrStuck {
+		err = ErrWriteTimeout
 	}
-	return nil, nil
+	return rest, err
+}
+
+// writeUntil sets the write deadline, unless the connection is to end: then it
+// leaves the one that End set, and returns why.
+func (c *Conn) writeUntil(deadline time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cause != nil {
+		return c.cause
+	}
+	c.nc.SetWriteDeadline(deadline)
+	return nil
 }
 
 // deafTimeout is CloseTimeout's bound where a direction cannot be ended alone,
@@ -443,9 +439,7 @@ const deafTimeout = 100 * time.Millisecond
 // endWriting ends our direction, and gives the peer CloseTimeout to end its own.
 func (c *Conn) endWriting() {
 	timeout := c.transport.opts.CloseTimeout
-	if h, ok := c.nc.(interface{ CloseWrite() error }); ok {
-		h.CloseWrite()
-	} else {
+	if !netend.EndWriting(c.nc) {
 		timeout = min(timeout, deafTimeout)
 	}
 	c.mu.Lock()
@@ -472,13 +466,4 @@ func (c *Conn) speakLast(rest []byte, err error) {
 	c.nc.SetWriteDeadline(time.Now().Add(farewell))
 	both := net.Buffers{rest, words} // not joined: many sessions may share a large rest
 	both.WriteTo(c.nc)
-}
-
-// hangUp closes the connection. TLS says so to the peer, and would wait for
-// seconds until one that does not read has taken that.
-func hangUp(nc net.Conn) {
-	if t, ok := nc.(*tls.Conn); ok {
-		defer time.AfterFunc(farewell, func() { t.NetConn().Close() }).Stop()
-	}
-	nc.Close()
 }

@@ -248,6 +248,24 @@ func TestLast(t *testing.T) {
 			}
 		})
 	}
+	// Whoever takes TCP's end for the end, and not TLS's, sees it too.
+	t.Run("TLS", func(t *testing.T) {
+		tr := newTransport(t, slow)
+		ours, peers := secure(t)
+		s := accept(t, tr, ours, nil)
+		s.conn.Start(s)
+		s.finish([]byte("last"))
+		readsEnd(t, peers, "last")
+		if n, err := peers.(*tls.Conn).NetConn().Read(make([]byte, 100)); n != 0 || err != io.EOF {
+			t.Errorf("TCP goes on: %d bytes, %v", n, err)
+		}
+		write(t, peers, "I still speak")
+		until(t, "the peer was heard", func() bool { return s.heard() == "I still speak" })
+		peers.Close()
+		if err := s.isOver(); err != io.EOF {
+			t.Errorf("Gone was told %v, want EOF", err)
+		}
+	})
 	t.Run("nothing but the end", func(t *testing.T) {
 		tr := newTransport(t, slow)
 		ours, peers := tcp(t)
@@ -394,12 +412,18 @@ func TestEnd(t *testing.T) {
 }
 
 // secure connects by TLS, over TCP.
-func secure(t *testing.T) (net.Conn, net.Conn) {
+func secure(t *testing.T) (net.Conn, net.Conn) { return secureOver(tcp)(t) }
+
+func secureOver(connect pair) pair {
+	return func(t *testing.T) (net.Conn, net.Conn) { return shake(t, connect) }
+}
+
+func shake(t *testing.T, connect pair) (net.Conn, net.Conn) {
 	t.Helper()
 	house := httptest.NewUnstartedServer(nil) // for its certificate
 	house.StartTLS()
 	defer house.Close()
-	ours, peers := tcp(t)
+	ours, peers := connect(t)
 	server := tls.Server(ours, &tls.Config{Certificates: house.TLS.Certificates})
 	client := tls.Client(peers, &tls.Config{InsecureSkipVerify: true})
 	shaken := make(chan error, 1)
@@ -487,29 +511,39 @@ func TestWriteTimeout(t *testing.T) {
 	}
 }
 
-// A peer that reads, slowly but all the time, is not cut however long a write takes.
+// A peer that reads, slowly but all the time, is not cut however long a write
+// takes. Little is a few bytes, and over TLS 16 KiB.
 func TestSlowIsNotStuck(t *testing.T) {
 	o := slow
-	o.WriteTimeout = 500 * time.Millisecond
-	tr := newTransport(t, o)
-	ours, peers := pipe(t)
-	s := accept(t, tr, ours, nil)
-	s.conn.Start(s)
-	const size = 640 << 10 // 40 times what must be taken within WriteTimeout
-	began := time.Now()
-	s.finish(make([]byte, size))
-	buf, got := make([]byte, 16<<10), 0
-	for pace := time.NewTicker(20 * time.Millisecond); got < size; <-pace.C {
-		n, err := io.ReadFull(peers, buf)
-		if got += n; err != nil {
-			t.Fatalf("the peer was cut after %d of %d bytes: %v", got, size, err)
-		}
+	o.WriteTimeout = time.Second
+	for name, tt := range map[string]struct {
+		connect    pair
+		size, each int
+	}{
+		"pipe": {pipe, 8 << 10, 256},
+		"TLS":  {secureOver(pipe), 640 << 10, 16 << 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tr := newTransport(t, o)
+			ours, peers := tt.connect(t)
+			s := accept(t, tr, ours, nil)
+			s.conn.Start(s)
+			began := time.Now()
+			s.finish(make([]byte, tt.size))
+			buf, got := make([]byte, tt.each), 0
+			for pace := time.NewTicker(50 * time.Millisecond); got < tt.size; <-pace.C {
+				n, err := io.ReadFull(peers, buf)
+				if got += n; err != nil {
+					t.Fatalf("the peer was cut after %d of %d bytes: %v", got, tt.size, err)
+				}
+			}
+			if d := time.Since(began); d < o.WriteTimeout {
+				t.Fatalf("the peer was done after %v: this tests nothing", d)
+			}
+			peers.Close()
+			s.isOver()
+		})
 	}
-	if d := time.Since(began); d < o.WriteTimeout {
-		t.Fatalf("the peer was done after %v: this tests nothing", d)
-	}
-	peers.Close()
-	s.isOver()
 }
 
 func TestClose(t *testing.T) {
