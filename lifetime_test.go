@@ -1,6 +1,7 @@
 package fanfare_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -58,6 +59,34 @@ func TestDeadPeer(t *testing.T) {
 	eventually(t, "nothing is left", func() bool {
 		return runtime.NumGoroutine() <= goroutines+2 && descriptors(t) <= files+2 && s.Stats().Channels == 0
 	})
+}
+
+// A client on a slow line is not taken for dead while a large message is on its
+// way to it: it cannot answer a ping that has not gone out.
+func TestSlowLine(t *testing.T) {
+	s := perform(t, fanfare.Config{Heartbeat: 100 * time.Millisecond, HeartbeatTimeout: time.Second})
+	p := s.join("/far")
+	p.conn.(*net.TCPConn).SetReadBuffer(32 << 10)
+	long := strings.Repeat("x", 1<<20)
+	s.post("/far", long)
+	// Slowly, as long as the rest is more than kernels hold on its way.
+	first := make([]byte, 600<<10)
+	p.conn.SetReadDeadline(time.Now().Add(patience))
+	for rest := first; len(rest) > 0; time.Sleep(20 * time.Millisecond) {
+		n, err := p.conn.Read(rest[:min(len(rest), 8<<10)])
+		if err != nil {
+			t.Fatal(err)
+		}
+		rest = rest[n:]
+	}
+	p.r.Reset(io.MultiReader(bytes.NewReader(first), p.conn))
+	if got := p.said(); got != long {
+		t.Fatalf("%d bytes arrived, want %d", len(got), len(long))
+	}
+	p.say("still here")
+	if got := p.said(); got != "still here" {
+		t.Fatal(got)
+	}
 }
 
 // A client that takes nothing any more is cut off, and when it thaws it finds
@@ -280,6 +309,36 @@ func TestShutdown(t *testing.T) {
 	waiting.conn.Close()
 	if err := <-done; err != nil {
 		t.Fatal(err)
+	}
+}
+
+// What was acknowledged before a shutdown reaches the program's own
+// subscriptions too, however soon the shutdown comes.
+func TestShutdownRightBehindPublish(t *testing.T) {
+	for range 100 {
+		s := perform(t, fanfare.Config{})
+		sub, err := s.Subscribe(t.Context(), "hall", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		heard := make(chan error, 1)
+		go func() {
+			m, err := sub.Next(t.Context())
+			if err == nil && string(m.Payload) != "last words" {
+				err = fmt.Errorf("heard %q", m.Payload)
+			}
+			heard <- err
+		}()
+		runtime.Gosched() // so that it mostly waits already
+		if _, err := s.Publish(t.Context(), &fanfare.Message{Channel: "hall", Payload: []byte("last words")}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Shutdown(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-heard; err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -299,6 +299,11 @@ func (s *session) Tick() {
 			s.flush = false
 			s.conn.Wake()
 		}
+	case s.ping:
+		// Our ping waits behind a long message that still makes progress, and
+		// silence counts from when it goes out. The transport's deadline is for
+		// a peer that takes nothing.
+		s.quiet = t.heartbeat
 	case s.quiet >= t.heartbeat+t.answer:
 		s.conn.End(s.server.silent())
 	case s.quiet == t.heartbeat:

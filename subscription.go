@@ -133,10 +133,15 @@ func (sub *Subscription) Next(ctx context.Context) (*Message, error) {
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-sub.done:
-			if sub.server.closing.Load() {
-				return nil, ErrServerClosed
+			if !sub.server.closing.Load() {
+				return nil, ErrUnsubscribed
 			}
-			return nil, ErrUnsubscribed
+			// What was published before the shutdown comes before its news, also
+			// where the waking for it was on its way.
+			if m, err := sub.next(); m != nil || err != nil {
+				return m, err
+			}
+			return nil, ErrServerClosed
 		}
 	}
 }
