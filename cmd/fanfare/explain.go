@@ -44,6 +44,9 @@ func explainDial(u *url.URL, answer *http.Response, err error) *dialFailure {
 		record    tls.RecordHeaderError
 	)
 	switch {
+	case answer != nil && redirects(answer):
+		f.text = fmt.Sprintf("could not connect to %s: %v", visible(u), short(err))
+		f.final = true
 	case answer != nil && answer.StatusCode != http.StatusSwitchingProtocols:
 		f.text = explainStatus(u, answer)
 		f.final = answer.StatusCode < 500 && answer.StatusCode != http.StatusRequestTimeout &&
@@ -96,9 +99,24 @@ func address(u *url.URL) string {
 	return net.JoinHostPort(u.Hostname(), port)
 }
 
-// short is err without the words of our own package.
+// redirects reports whether an answer is a redirect that websocket.Dial tried
+// to follow.
+func redirects(answer *http.Response) bool {
+	switch answer.StatusCode {
+	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+		return answer.Header.Get("Location") != ""
+	}
+	return false
+}
+
+// short is err without the words of our own package, and without the URL, which
+// stands before it.
 func short(err error) string {
-	return strings.TrimPrefix(err.Error(), "websocket: ")
+	text := strings.ReplaceAll(err.Error(), "websocket: ", "")
+	if rest, ok := strings.CutPrefix(text, "dialing "); ok {
+		_, text, _ = strings.Cut(rest, ": ")
+	}
+	return text
 }
 
 // explainStatus is for an answer other than 101.
