@@ -234,21 +234,35 @@ func TestAMessageThatComesAgainIsLeftOut(t *testing.T) {
 		handed = nil
 	}
 	l := newLink(linkConfig{})
-	l.meet("e-1")
-	hear(l, "a", "a", "b")
-	l.reached([]byte("e-4"), 3)
-	l.moveOn(2) // not there yet
-	l.moveOn(3)
-	hear(l, "c", "c", "*notice", "d")
-	expect("a a b c c *notice d")
-	l.meet("e-4") // cut, and again from e-4
-	hear(l, "c", "c")
-	l.meet("e-4") // cut within the repetition
-	hear(l, "c", "c", "d", "e", "c")
-	expect("e c")
-	l.meet("f-0") // history was lost
-	hear(l, "e", "c")
-	expect("e c")
+	read := int64(0)
+	whole := func(position string, texts ...string) { // messages and then a position
+		hear(l, texts...)
+		read += int64(len(texts))
+		l.reached([]byte(position), read)
+		l.moveOn(read - 1) // not there yet
+		l.moveOn(read)
+	}
+	meet := func(position string) {
+		l.meet(position)
+		read = 0
+	}
+	meet("e-1")
+	whole("e-2", "a")
+	whole("e-3", "a")
+	whole("e-4", "b")
+	hear(l, "*notice", "c")
+	expect("a a b *notice c")
+	meet("e-4") // cut before c's position, and again from the one before
+	meet("e-4") // cut before it came again
+	hear(l, "*another notice", "c")
+	meet("e-4") // cut after it came again, but not its position
+	whole("e-5", "c")
+	expect("*another notice")
+	whole("e-6", "c") // said once more
+	hear(l, "d")
+	meet("f-0") // history was lost
+	hear(l, "d")
+	expect("c d d")
 	l.meet("") // another server
 	hear(l, "e", "e")
 	l.meet("")

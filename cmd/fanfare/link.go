@@ -7,7 +7,6 @@ import (
 	"hash/maphash"
 	"net/http"
 	"net/url"
-	"slices"
 	"sync"
 	"time"
 
@@ -31,11 +30,11 @@ import (
 //
 // Any server may be at the other end. A Fanfare server, asked to by a header,
 // tells how far into the channel it has taken us: in the handshake's answer,
-// and in a pong that nobody asked for after each batch of messages (section
-// 5.5.3 permits those, others ignore them). After a loss we ask for what
-// follows that position. What had arrived after the last position told comes
-// again then; it is recognised by its bytes and left out. With other servers a
-// link just goes on with what is new.
+// and in a pong that nobody asked for right behind each message (section 5.5.3
+// permits those, others ignore them). After a loss we ask for what follows that
+// position. A message whose pong got lost comes again then, as the first one; it
+// is recognised by its bytes and left out. With other servers a link just goes on
+// with what is new.
 type link struct {
 	linkConfig
 	ended chan struct{} // static; closed when run returns
@@ -54,10 +53,10 @@ type link struct {
 
 	// owned by run's goroutine, which also reads
 	everOnline bool
-	fanfare    bool     // the server tells positions
-	position   string   // the last one told
-	fresh      []uint64 // hashes of the messages since position, oldest first
-	expected   []uint64 // hashes of messages that have to come again, oldest first
+	fanfare    bool   // the server tells positions
+	position   string // the last one told
+	last       uint64 // hash of the last message since position; 0: none
+	again      uint64 // hash of the message that has to come again after position; 0: none
 }
 
 // linkConfig is what a command wants of its link. The functions may be nil.
@@ -112,7 +111,6 @@ type told struct {
 const (
 	queueMessages = 1000             // unconfirmed
 	queueBytes    = 4 << 20          // unconfirmed, except that one message may always be there
-	freshMessages = 16384            // remembered since the last position
 	maxTries      = 5                // of one message
 	aloneAfter    = 2                // tries
 	steady        = 10 * time.Second // a connection that lasted so long was good
@@ -550,11 +548,13 @@ func (l *link) isFinishing() bool {
 
 // meet begins a connection with the position that the server told, or none.
 func (l *link) meet(position string) {
-	expected := append(l.fresh, l.expected...)
-	if position == "" || position != l.position {
-		expected = nil // it begins elsewhere: the first time, or because history was lost
+	switch {
+	case position == "" || position != l.position:
+		l.again = 0 // it begins elsewhere: the first time, or because history was lost
+	case l.last != 0:
+		l.again = l.last
 	}
-	l.fresh, l.expected = nil, expected
+	l.last = 0
 	l.position, l.fanfare = position, position != ""
 }
 
@@ -577,7 +577,7 @@ func (l *link) moveOn(read int64) {
 	defer l.mu.Unlock()
 	for len(l.told) > 0 && l.told[0].messages <= read {
 		if l.fanfare {
-			l.position, l.fresh = l.told[0].position, nil
+			l.position, l.last, l.again = l.told[0].position, 0, 0
 		}
 		l.told = l.told[1:]
 	}
@@ -585,19 +585,12 @@ func (l *link) moveOn(read int64) {
 
 var hashSeed = maphash.MakeSeed()
 
-// isNew reports whether a message has not been handed on before.
+// isNew reports whether a message has not been handed on before. Notices of the
+// server's have no position, so they may come before the one that comes again.
 func (l *link) isNew(typ websocket.MessageType, data []byte) bool {
 	if !l.fanfare {
 		return true
 	}
-	hash := maphash.Bytes(hashSeed, data) + uint64(typ)
-	if len(l.fresh) < freshMessages {
-		l.fresh = append(l.fresh, hash)
-	}
-	if i := slices.Index(l.expected, hash); i >= 0 {
-		l.expected = l.expected[i+1:] // what stands before it was a notice, and those do not come again
-		return false
-	}
-	l.expected = nil
-	return true
+	l.last = maphash.Bytes(hashSeed, data) + uint64(typ)
+	return l.last != l.again
 }
