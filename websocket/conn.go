@@ -2,8 +2,10 @@ package websocket
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,7 +43,9 @@ type Conn struct {
 
 	// owned by run
 	parser  frame.Parser
-	arrived int64 // messages, whole
+	arrived int64         // messages, whole
+	begun   time.Time     // when the message under way began, later by heldUp; zero: there is none
+	heldUp  time.Duration // how long the last push waited for the readers at this end
 
 	// owned by whoever holds the one place in readTurn
 	readTurn chan struct{}
@@ -50,21 +54,25 @@ type Conn struct {
 	// one place: held while a message is queued for writing, and by a Writer until its end
 	messageTurn chan struct{}
 
-	in  inbox
-	out outbox
-
+	// each with a lock of its own
+	in    inbox
+	out   outbox
 	pings pings
 
-	// keepalive's
+	// run tells keepalive
 	heard   atomic.Int64 // when something last arrived
 	stalled atomic.Bool  // nothing can arrive: the inbox is full
-	ownPing *outFrame    // sent and unanswered; touched by the timer only
 
+	ownPing *outFrame // sent and unanswered; owned by keepalive, the timer's callback
+
+	// static; who closes the first two holds end
 	ended chan struct{} // closed when end.err is set
 	gone  chan struct{} // closed when the socket is being closed under everybody
-	done  chan struct{} // closed when all is over
-	end   struct {
-		sync.Mutex
+	done  chan struct{} // closed by run when all is over
+
+	end struct {
+		sync.Mutex // guards the following
+
 		err     *CloseError // the first reason wins; nil: open
 		parting bool        // run is at the closing handshake's last part
 		met     bool        // the peer's close frame came
@@ -144,7 +152,7 @@ const (
 // receive reads until the connection ends, and returns why: a [*CloseError] is
 // the peer's close frame, a [*frame.Error] its breach of the protocol.
 func (c *Conn) receive(arrived []byte) error {
-	if err := c.parser.Push(arrived, &c.rules, (*receiver)(c)); err != nil {
+	if err := c.push(arrived); err != nil {
 		return err
 	}
 	buf := make([]byte, smallRead)
@@ -152,17 +160,49 @@ func (c *Conn) receive(arrived []byte) error {
 		n, err := c.conn.Read(buf)
 		if n > 0 {
 			c.heard.Store(c.since())
-			if err := c.parser.Push(buf[:n], &c.rules, (*receiver)(c)); err != nil {
+			if err := c.push(buf[:n]); err != nil {
 				return err
 			}
 			if n == len(buf) && n < largeRead {
 				buf = make([]byte, 4*n)
 			}
 		}
+		if !c.begun.IsZero() && errors.Is(err, os.ErrDeadlineExceeded) {
+			return &frame.Error{Code: PolicyViolation, Reason: fmt.Sprintf("a message must be complete within %v", c.set.messageTimeout)}
+		}
 		if err != nil {
 			return err
 		}
 	}
+}
+
+// push hands bytes to the parser, and sets the read deadline to when the
+// message that they leave unfinished must be complete.
+func (c *Conn) push(b []byte) error {
+	before := c.arrived
+	c.heldUp = 0
+	if err := c.parser.Push(b, &c.rules, (*receiver)(c)); err != nil || c.set.messageTimeout <= 0 {
+		return err
+	}
+	deadline := time.Time{}
+	switch {
+	case !c.parser.Idle():
+		switch {
+		case c.begun.IsZero() || c.arrived > before:
+			c.begun = time.Now()
+		case c.heldUp > 0:
+			c.begun = c.begun.Add(c.heldUp)
+		default:
+			return nil
+		}
+		deadline = c.begun.Add(c.set.messageTimeout)
+	case c.begun.IsZero():
+		return nil
+	default:
+		c.begun = time.Time{}
+	}
+	_ = c.conn.SetReadDeadline(deadline) // a connection that knows no deadlines has none
+	return nil
 }
 
 // receiver is the Conn as the parser's handler; run calls it.
@@ -233,6 +273,7 @@ func (c *Conn) finish(err error) {
 
 // drain reads to the peer's end of the connection; the closing timer bounds it.
 func (c *Conn) drain() {
+	_ = c.conn.SetReadDeadline(time.Time{}) // that of a message that will not be complete
 	buf := make([]byte, smallRead)
 	for {
 		if _, err := c.conn.Read(buf); err != nil {

@@ -155,6 +155,102 @@ func TestFragmentFlood(t *testing.T) {
 	}
 }
 
+// A message that trickles in and never ends has a limit in time, and one that
+// waits for us has not.
+func TestUnfinishedMessage(t *testing.T) {
+	const timeout = 400 * time.Millisecond
+	ends := func(t *testing.T, queue int, story func(t *testing.T, w *wire, c *Conn)) {
+		t.Run("accept", func(t *testing.T) {
+			conns := make(chan *Conn, 1)
+			over := make(chan struct{})
+			url := serve(t, &AcceptOptions{MessageTimeout: timeout, PingInterval: -1, Queue: queue}, func(c *Conn) {
+				conns <- c
+				<-over
+			})
+			t.Cleanup(func() { close(over) })
+			w := toAccept(t, url)
+			story(t, w, <-conns)
+		})
+		t.Run("dial", func(t *testing.T) {
+			w, c := toDial(t, &DialOptions{MessageTimeout: timeout, PingInterval: -1, Queue: queue})
+			story(t, w, c)
+		})
+	}
+	trickles := map[string]func(w *wire, stop <-chan struct{}){
+		"fragments": func(w *wire, stop <-chan struct{}) {
+			w.send(0, part(2, "x"))
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(20 * time.Millisecond): // the trickle
+					w.send(0, part(0, "x"))
+				}
+			}
+		},
+		"bytes of a frame": func(w *wire, stop <-chan struct{}) {
+			b := w.encode(whole(2, strings.Repeat("x", 10_000)))
+			for i := range b {
+				select {
+				case <-stop:
+					return
+				case <-time.After(20 * time.Millisecond): // the trickle
+					_, _ = w.Write(b[i : i+1])
+				}
+			}
+		},
+		"a byte, and silence": func(w *wire, _ <-chan struct{}) { _, _ = w.Write([]byte{fin | 2}) },
+	}
+	for name, trickle := range trickles {
+		t.Run(name, func(t *testing.T) {
+			ends(t, 100_000, func(t *testing.T, w *wire, c *Conn) {
+				start := time.Now()
+				stop, stopped := make(chan struct{}), make(chan struct{})
+				go func() {
+					defer close(stopped)
+					trickle(w, stop)
+				}()
+				w.want(closing(1008, ""))
+				close(stop)
+				<-stopped
+				_ = w.Close()
+				if end := wantEnd(t, c, PolicyViolation, true); !strings.Contains(end.Reason, "complete within 400ms") {
+					t.Error(end)
+				}
+				if d := time.Since(start); d < timeout || d > patience/2 {
+					t.Errorf("it took %v", d)
+				}
+			})
+		})
+	}
+	// Messages may be as far apart as they like, and one that has to wait for our
+	// readers is not late.
+	t.Run("not the peer's fault", func(t *testing.T) {
+		ends(t, 1, func(t *testing.T, w *wire, c *Conn) {
+			w.send(0, part(1, "in "), whole(0, "parts"))
+			wantMessage(t, c, Text, "in parts")
+			time.Sleep(2 * timeout) // the timeout under test runs out
+			go w.send(0, part(1, "a"), part(0, "b"), part(0, "c"), part(0, "d"))
+			time.Sleep(2 * timeout) // and again
+			_, r, err := c.Reader(testContext(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := make([]byte, 4)
+			if _, err := io.ReadFull(r, got); err != nil || string(got) != "abcd" {
+				t.Fatalf("%q, %v", got, err)
+			}
+			w.want(closing(1008, "")) // now it is the peer's
+		})
+	})
+	if d := (&DialOptions{}).settings().messageTimeout; d != time.Minute {
+		t.Errorf("the default is %v", d)
+	}
+	if d := (&AcceptOptions{MessageTimeout: -1}).settings().messageTimeout; d > 0 {
+		t.Errorf("off is %v", d)
+	}
+}
+
 // Announcing a megabyte does not make us set it aside: fourteen bytes do not buy memory.
 func TestAnnouncedLengthCostsNothing(t *testing.T) {
 	heap := func() int64 {

@@ -16,6 +16,7 @@ const (
 	defaultQueue            = 16
 	defaultPingInterval     = 25 * time.Second
 	defaultPingTimeout      = 10 * time.Second
+	defaultMessageTimeout   = time.Minute
 	defaultWriteTimeout     = 10 * time.Second
 	defaultCloseTimeout     = 5 * time.Second
 	defaultHandshakeTimeout = 10 * time.Second
@@ -27,10 +28,11 @@ type AcceptOptions struct {
 	// offers none of them, the connection has none; see [Conn.Subprotocol].
 	Subprotocols []string
 	// Origins of web pages that may connect besides those of this host: hosts
-	// ("*.example.com", "localhost:3000", as in path.Match) or scheme and host
-	// ("https://example.com"). "*" is every page, and then any web site may act
+	// ("*.example.com", "localhost:*", as in [path.Match], in any case) or scheme
+	// and host ("https://example.com"). "*" is every page, and then any web site may act
 	// with the cookies of whoever visits it. Programs that send no Origin are
-	// always let in: it protects people's browsers, not the server.
+	// always let in: it protects people's browsers, not the server. With a pattern
+	// that could never match, Accept refuses every request and its error says why.
 	Origins []string
 
 	// Limit is the largest message accepted, in bytes; default 1 MiB. A larger
@@ -46,9 +48,15 @@ type AcceptOptions struct {
 	// that ping; default 10 s, negative for ever: then a peer that vanished is
 	// noticed only by writing.
 	PingTimeout time.Duration
+	// MessageTimeout is how long the peer may take for one message, from its
+	// first byte to its last; default 1 min, negative for ever. Then the connection
+	// ends with 1008. A peer that streams one message for longer needs more. Time in which
+	// nobody reads at this end does not count.
+	MessageTimeout time.Duration
 	// WriteTimeout is how long a write may make no progress before the
 	// connection counts as dead; default 10 s, negative for ever: then one
-	// frozen peer holds its writers as long as it likes.
+	// frozen peer holds its writers as long as it likes. Over TLS the peer must take
+	// the next 16 KiB in that time, because nothing less can be seen there.
 	WriteTimeout time.Duration
 	// CloseTimeout bounds the closing handshake, all of it; default 5 s.
 	CloseTimeout time.Duration
@@ -66,9 +74,9 @@ type DialOptions struct {
 	// TLSConfig for wss and https. Nil verifies the server against the system's authorities.
 	TLSConfig *tls.Config
 	// Proxy chooses a proxy for the request, whose URL has the scheme http or
-	// https; a nil URL is none, so a function that returns nil goes without. Default: HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the
-	// environment. Schemes: http, https, socks5 and socks5h (in both, the proxy
-	// resolves names). User and password come from the proxy's URL.
+	// https; a nil URL is none, so a function that returns nil goes without.
+	// Default: HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the environment. Schemes:
+	// http, https, socks5 and socks5h (in both, the proxy resolves names). User and password come from the proxy's URL.
 	Proxy func(*http.Request) (*url.URL, error)
 	// Dial opens the connection to the server, or to its proxy, instead of a
 	// [net.Dialer]. The network is "tcp", or "unix" for ws+unix.
@@ -94,8 +102,15 @@ type DialOptions struct {
 	// PingTimeout is how long the peer may take to show a sign of life after
 	// that ping; default 10 s, negative for ever.
 	PingTimeout time.Duration
+	// MessageTimeout is how long the peer may take for one message, from its
+	// first byte to its last; default 1 min, negative for ever. Then the connection
+	// ends with 1008. A peer that streams one message for longer needs more. Time in which
+	// nobody reads at this end does not count.
+	MessageTimeout time.Duration
 	// WriteTimeout is how long a write may make no progress before the
-	// connection counts as dead; default 10 s, negative for ever.
+	// connection counts as dead; default 10 s, negative for ever: then one
+	// frozen peer holds its writers as long as it likes. Over TLS the peer must take
+	// the next 16 KiB in that time, because nothing less can be seen there.
 	WriteTimeout time.Duration
 	// CloseTimeout bounds the closing handshake, all of it; default 5 s.
 	CloseTimeout time.Duration
@@ -103,31 +118,33 @@ type DialOptions struct {
 
 // settings are what a Conn keeps of either.
 type settings struct {
-	limit        int64
-	queue        int
-	pingInterval time.Duration // not positive: never
-	pingTimeout  time.Duration // not positive: for ever
-	writeTimeout time.Duration // not positive: for ever
-	closeTimeout time.Duration
-	onPong       func(payload []byte, messages int64) // may be nil
+	limit          int64
+	queue          int
+	pingInterval   time.Duration // not positive: never
+	pingTimeout    time.Duration // not positive: for ever
+	messageTimeout time.Duration // not positive: for ever
+	writeTimeout   time.Duration // not positive: for ever
+	closeTimeout   time.Duration
+	onPong         func(payload []byte, messages int64) // may be nil
 }
 
 func (o *AcceptOptions) settings() settings {
-	return settings{o.Limit, o.Queue, o.PingInterval, o.PingTimeout, o.WriteTimeout, o.CloseTimeout, nil}.withDefaults()
+	return settings{o.Limit, o.Queue, o.PingInterval, o.PingTimeout, o.MessageTimeout, o.WriteTimeout, o.CloseTimeout, nil}.withDefaults()
 }
 
 func (o *DialOptions) settings() settings {
-	return settings{o.Limit, o.Queue, o.PingInterval, o.PingTimeout, o.WriteTimeout, o.CloseTimeout, o.OnPong}.withDefaults()
+	return settings{o.Limit, o.Queue, o.PingInterval, o.PingTimeout, o.MessageTimeout, o.WriteTimeout, o.CloseTimeout, o.OnPong}.withDefaults()
 }
 
 func (s settings) withDefaults() settings {
 	return settings{
-		limit:        cmp.Or(max(s.limit, 0), defaultLimit),
-		queue:        cmp.Or(max(s.queue, 0), defaultQueue),
-		pingInterval: cmp.Or(s.pingInterval, defaultPingInterval),
-		pingTimeout:  cmp.Or(s.pingTimeout, defaultPingTimeout),
-		writeTimeout: cmp.Or(s.writeTimeout, defaultWriteTimeout),
-		closeTimeout: cmp.Or(max(s.closeTimeout, 0), defaultCloseTimeout),
-		onPong:       s.onPong,
+		limit:          cmp.Or(max(s.limit, 0), defaultLimit),
+		queue:          cmp.Or(max(s.queue, 0), defaultQueue),
+		pingInterval:   cmp.Or(s.pingInterval, defaultPingInterval),
+		pingTimeout:    cmp.Or(s.pingTimeout, defaultPingTimeout),
+		messageTimeout: cmp.Or(s.messageTimeout, defaultMessageTimeout),
+		writeTimeout:   cmp.Or(s.writeTimeout, defaultWriteTimeout),
+		closeTimeout:   cmp.Or(max(s.closeTimeout, 0), defaultCloseTimeout),
+		onPong:         s.onPong,
 	}
 }

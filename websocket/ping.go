@@ -43,19 +43,23 @@ func (c *Conn) Ping(ctx context.Context) (rtt time.Duration, err error) {
 	}
 }
 
-// pings are the calls of Ping that wait, oldest first.
+// pings are the calls of Ping that wait.
 type pings struct {
-	sync.Mutex
-	waiting []*ping
-	err     error // the connection has ended
+	sync.Mutex         // guards the following, and rtt and err of those that wait
+	waiting    []*ping // oldest first
+	err        error   // the connection has ended
 }
 
+// ping is one call of Ping.
 type ping struct {
+	// static
 	payload [8]byte
 	sent    time.Time
-	done    chan struct{}
-	rtt     time.Duration // valid after done
-	err     error
+	done    chan struct{} // closed when it was answered, or never will be
+
+	// valid after done; until then guarded by pings
+	rtt time.Duration
+	err error
 }
 
 func (ps *pings) add(p *ping) error {

@@ -140,11 +140,12 @@ func (c *Conn) more(ctx context.Context) error {
 	return nil
 }
 
+// messageReader is what Reader returns. Its fields are static, but for eof.
 type messageReader struct {
 	c    *Conn
 	ctx  context.Context
-	turn int
-	eof  bool
+	turn int  // which of the Readers it is
+	eof  bool // its message was read to the end; owned by whoever holds the read turn
 }
 
 func (r *messageReader) Read(p []byte) (int, error) {
@@ -178,20 +179,21 @@ func (r *messageReader) Read(p []byte) (int, error) {
 
 // inbox is the bounded queue of data frames between run and the readers.
 type inbox struct {
+	// static
 	arrived chan struct{} // one place: look again, there is a frame, or the end
 	room    chan struct{} // one place: look again, a frame was taken
+	quiet   chan struct{} // one place: a reader has taken everything and wants more
 
-	quiet chan struct{} // one place: a reader has taken everything and wants more
-
-	mu       sync.Mutex
-	waiting  bool // a reader waits for the next frame
-	used     bool // there was a reader
+	mu       sync.Mutex // guards the following
+	waiting  bool       // a reader waits for the next frame
+	used     bool       // there was a reader
 	frames   []inFrame
 	bytes    int64
 	err      error // what comes after the last frame; nil: the connection is open
 	dropping bool  // nobody reads any more and the end is under way
 }
 
+// inFrame is a frame in the inbox. It does not change.
 type inFrame struct {
 	kind    MessageType
 	last    bool
@@ -219,6 +221,7 @@ func (c *Conn) deliver(f frame.Frame) error {
 			return nil
 		}
 		c.stalled.Store(true)
+		began := time.Now()
 		var patience <-chan time.Time
 		ended := c.ended
 		if c.Err() != nil {
@@ -232,6 +235,7 @@ func (c *Conn) deliver(f frame.Frame) error {
 		case <-c.gone:
 			return net.ErrClosed
 		}
+		c.heldUp += time.Since(began)
 		c.heard.Store(c.since())
 		c.stalled.Store(false)
 	}

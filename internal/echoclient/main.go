@@ -47,7 +47,7 @@ func parse(args []string) string {
 	return strings.TrimSuffix(words[0], "/")
 }
 
-var options = &websocket.DialOptions{Limit: 64 << 20, PingInterval: -1}
+var options = &websocket.DialOptions{Limit: 64 << 20, PingInterval: -1, MessageTimeout: -1}
 
 // run plays all cases. Only what keeps it from going on is an error: how a
 // case went is for the server to judge.

@@ -36,7 +36,7 @@ func run(listen string) error {
 
 // echo sends messages back until the client has had enough.
 func echo(w http.ResponseWriter, r *http.Request) {
-	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{Limit: 64 << 20, PingInterval: -1})
+	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{Limit: 64 << 20, PingInterval: -1, MessageTimeout: -1})
 	if err != nil {
 		return // the client has been answered
 	}
