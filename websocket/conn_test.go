@@ -281,6 +281,44 @@ func TestStreaming(t *testing.T) {
 	})
 }
 
+// A Writer's Close waits no longer than its context, and ends the message all the
+// same: it arrives whole, and another may begin.
+func TestWriterCloseAfterItsContext(t *testing.T) {
+	bothEndsWith(t, -1, func(t *testing.T, w *wire, c *Conn) {
+		narrow(c)
+		ctx, cancel := context.WithCancel(context.Background())
+		out, err := c.Writer(ctx, Binary)
+		if err != nil {
+			t.Fatal(err)
+		}
+		const size = 32 << 20 // more than the system holds for one who does not read
+		written := make(chan error, 1)
+		go func() {
+			_, err := out.Write(make([]byte, size))
+			written <- err
+		}()
+		if _, err := w.r.Peek(1); err != nil { // it has begun
+			t.Fatal(err)
+		}
+		cancel()
+		if err := <-written; !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		closed := make(chan error, 1)
+		go func() { closed <- out.Close() }()
+		select {
+		case err := <-closed:
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("%v, want the context's error", err)
+			}
+		case <-time.After(patience):
+			t.Fatal("Close waits for a peer that does not read, though its context has ended")
+		}
+		go func() { _ = c.Write(testContext(t), Text, []byte("next")) }()
+		w.want(part(2, string(make([]byte, size))), whole(0, ""), whole(1, "next"))
+	})
+}
+
 func TestTextMustBeUTF8(t *testing.T) {
 	bothWays(t, nil, func(t *testing.T, alice, bob *Conn) {
 		if err := alice.Write(testContext(t), Text, []byte("\xFF")); err == nil {
@@ -593,36 +631,56 @@ func TestLostConnection(t *testing.T) {
 	}
 }
 
-// Nothing is left of connections, however they end.
+// Nothing is left of connections, however they end: CloseNow, Close and Done
+// mean that no goroutine of ours is there any more.
 func TestNothingLeft(t *testing.T) {
-	settled := func() int {
-		n := 0
-		for range 100 {
-			if n = runtime.NumGoroutine(); n < 12 {
-				break
-			}
-			time.Sleep(10 * time.Millisecond)
-		}
-		return n
-	}
 	url := serve(t, nil, echo)
 	for i := range 30 {
 		c := dial(t, url, nil)
 		send(t, c, Text, "x")
+		wantMessage(t, c, Text, "x")
+		mark := fmt.Sprintf("(%p", c) // what belongs to a connection has it as an argument
+		if goroutinesWith(mark) == "" {
+			t.Fatal("an open connection has no goroutine: this tests nothing")
+		}
+		var others sync.WaitGroup
 		switch i % 3 {
 		case 0:
 			_ = c.Close(testContext(t), NormalClosure, "")
 		case 1:
 			_ = c.CloseNow()
 		case 2:
-			go func() { _ = c.Close(context.Background(), NormalClosure, "") }()
+			others.Go(func() { _ = c.Close(context.Background(), NormalClosure, "") })
 			_ = c.CloseNow()
 		}
 		<-c.Done()
+		others.Wait()
+		wantNoGoroutine(t, mark) // whoever closed Done may be at its very end
 	}
-	if n := settled(); n > 20 {
-		t.Errorf("%d goroutines are left of 30 connections", n)
+	wantNoGoroutine(t, "websocket.(*Conn).") // the server's neither
+}
+
+func wantNoGoroutine(t *testing.T, mark string) {
+	t.Helper()
+	var left string
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if left = goroutinesWith(mark); left == "" {
+			return
+		}
 	}
+	t.Fatalf("there is left:\n%s", left)
+}
+
+// goroutinesWith returns the stacks that mention the mark.
+func goroutinesWith(mark string) string {
+	buf := make([]byte, 4<<20)
+	var found []string
+	for _, stack := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+		if strings.Contains(stack, mark) {
+			found = append(found, stack)
+		}
+	}
+	return strings.Join(found, "\n\n")
 }
 
 // 10,000 masking keys: repeats no more often than chance has it. Among so many random

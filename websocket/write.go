@@ -38,10 +38,11 @@ func (c *Conn) Write(ctx context.Context, kind MessageType, p []byte) error {
 // Writer begins a message that is sent piece by piece: each Write to it goes
 // out as a fragment of its own, and Close ends the message. Until then all
 // other messages wait, while pings and their answers go between the pieces. ctx
-// is that of the waiting here and in each Write.
+// is that of the waiting here, in each Write and in Close.
 //
 // A message begun cannot be taken back: Close ends it with what was written,
-// also after ctx has ended. To leave it unfinished, close the connection.
+// also after ctx has ended; then it does not wait for the network, and returns
+// ctx's error. To leave a message unfinished, close the connection.
 func (c *Conn) Writer(ctx context.Context, kind MessageType) (io.WriteCloser, error) {
 	if err := checkKind(kind); err != nil {
 		return nil, err
@@ -91,12 +92,14 @@ func (c *Conn) await(ctx context.Context, f *outFrame) error {
 	}
 }
 
+// messageWriter is what Writer returns. It holds the message turn until closed.
 type messageWriter struct {
+	// static
 	c    *Conn
 	ctx  context.Context
 	kind MessageType
 
-	mu     sync.Mutex
+	mu     sync.Mutex   // guards the following; held while a fragment is written
 	next   frame.Opcode // Continuation after the first fragment
 	text   frame.UTF8
 	closed bool
@@ -145,8 +148,12 @@ func (w *messageWriter) Close() error {
 	}
 	f := w.c.dataFrame(w.next, true, nil)
 	w.c.out.add(f)
-	<-f.done // the write timeout bounds it
-	return f.err
+	select { // as for fragments
+	case <-f.done:
+		return f.err
+	case <-w.ctx.Done():
+		return w.ctx.Err()
+	}
 }
 
 // spoil gives up on a message under way whose text is not UTF-8. There is no
@@ -163,9 +170,13 @@ func (w *messageWriter) spoil() error {
 var errNotText = errors.New("text that is not UTF-8")
 
 // An outFrame is one frame on its way out, its bytes ready for the wire.
+//
+// Whoever made it owns it until it is queued; then the outbox's lock guards it,
+// until flush takes it out; then it is flush's. Whoever closes done has set err
+// and at before, and from then on nobody changes anything.
 type outFrame struct {
 	bytes []byte        // of a close frame: nil once it is taken
-	done  chan struct{} // closed when it was written, or never will be
+	done  chan struct{} // static; closed when it was written, or never will be
 	err   error         // why not; valid after done
 	at    int64         // when its writing began; valid after done
 }
@@ -193,10 +204,11 @@ func (c *Conn) appendControl(b []byte, op frame.Opcode, p []byte) []byte {
 
 // outbox is what waits to be written. The goroutine flush is there while it is not empty.
 type outbox struct {
-	sync.Mutex
-	conn    *Conn
-	idle    *sync.Cond // signalled when flush ends
-	running bool       // flush is there
+	conn *Conn      // static
+	idle *sync.Cond // static; signalled when flush ends
+
+	sync.Mutex      // guards the following
+	running    bool // flush is there
 
 	// pongs are payloads of pings not answered yet, at most mostPongs of them and
 	// then the newest: RFC 6455, section 5.5.3, permits to leave out the others,
