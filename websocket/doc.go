@@ -21,10 +21,12 @@
 //	})
 //
 // All methods of a Conn may be called from any goroutine at any time. Every
-// call that can wait takes a context, and a cancelled call leaves the connection as
-// it was: a cancelled Read loses nothing, the next one gets the message; a
-// cancelled Write sent nothing, or its message is completed in the background
-// before any other goes out, so it may still arrive.
+// call that can wait takes a context, but for [Conn.CloseNow], which waits a second
+// at most. A cancelled call leaves the connection as it was: a cancelled Read loses
+// nothing, the next one gets the message; a cancelled Write sent nothing, or its
+// message is completed in the background before any other goes out, so it may still
+// arrive; a cancelled Close goes on in the background. The streams of [Conn.Reader]
+// and [Conn.Writer] go by the context that they were asked for with.
 //
 // A goroutine per connection reads ahead, at most 16 frames or one message
 // limit, and then leaves the rest to TCP's flow control. So pings are answered
@@ -37,5 +39,27 @@
 // will take you for dead. Read in a loop, also where no message is expected.
 //
 // Keeping a [Conn.Writer] open: a message is a unit, so every other message waits
-// until it is closed.
+// until it is closed. And the peer may have a limit to how long a message may take;
+// ours is a minute.
+//
+// # What there is not
+//
+// Whoever comes from Python's websockets will miss:
+//
+//   - Compression (permessage-deflate): it comes later. Until then none is
+//     offered or agreed to. Extensions of one's own: left out.
+//   - Connecting again by itself: Dial in a loop, with a pause that grows. What has to
+//     be said again on the new connection, only the application knows.
+//   - A server: [Accept] is called in a handler of net/http, and what serve, its
+//     router and process_request do is the HTTP server's and its middleware's;
+//     so are basic authentication and asking who it is. Dial does send the user
+//     and password of a URL.
+//   - Closing all connections of a server at once: Shutdown of net/http knows
+//     none of them; keep them, and Close each.
+//   - Broadcasting: package fanfare does, with channels. Here it is a Write for each
+//     connection, from a goroutine each, so that nobody waits for the slowest.
+//   - Logging: nothing is logged. Every error is returned, and [Conn.Err] tells
+//     why a connection ended.
+//   - SOCKS4 proxies; a protocol without input and output of its own (Sans-I/O);
+//     WebSocket over HTTP/2 (RFC 8441). Left out.
 package websocket
