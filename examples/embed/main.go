@@ -1,80 +1,72 @@
 // Command embed is an ordinary REST service, a shop's orders, with one live
-// channel in it:
+// channel in it: whatever is ordered, everyone who listens hears at once.
 //
-//	GET  /orders        the orders, as JSON
-//	POST /orders        {"item":"tea"} orders something; every listener hears of it
-//	     /live/orders   the live channel; open it in a browser, or as a WebSocket
-//
-// What changes over REST is announced in the channel as {"type":"ordered",…}.
-// What a listener says there as {"type":"ready","id":1} changes the order. Try:
-//
-//	go run ./examples/embed
-//	curl --data '{"item":"tea"}' http://localhost:8080/orders
+//	go run ./examples/embed                                     # then open http://127.0.0.1:8080/live/orders
+//	curl --data '{"item":"tea"}' http://127.0.0.1:8080/orders   # and see it there
+//	curl http://127.0.0.1:8080/orders
 package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"io"
 	"log"
 	"net"
 	"net/http"
 	"os"
 	"os/signal"
-	"syscall"
+	"sync"
 	"time"
 
 	"fanfare"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
 	listener, err := net.Listen("tcp", "127.0.0.1:8080")
-	if err != nil {
-		log.Fatal(err)
+	if err == nil {
+		err = serve(ctx, listener)
 	}
-	log.Printf("open http://%s/live/orders", listener.Addr())
-	if err := serve(ctx, listener); err != nil {
+	if err != nil {
 		log.Fatal(err)
 	}
 }
 
-// serve runs the service until ctx is done, and then ends it in order.
 func serve(ctx context.Context, listener net.Listener) error {
 	live, err := fanfare.New(fanfare.Config{})
 	if err != nil {
 		return err
 	}
-	heard, err := live.Subscribe(ctx, channel, nil)
-	if err != nil {
-		return err
-	}
-	s := &shop{live: live}
-	listening := make(chan struct{})
-	go func() {
-		s.listen(heard)
-		close(listening)
-	}()
-
+	var mu sync.Mutex             // guards orders
+	orders := []json.RawMessage{} // oldest first
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /orders", s.list)
-	mux.HandleFunc("POST /orders", s.order)
-	mux.Handle("/live/", http.StripPrefix("/live", live)) // /live/orders is the channel "orders"
+	mux.HandleFunc("GET /orders", func(w http.ResponseWriter, _ *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(orders)
+	})
+	mux.HandleFunc("POST /orders", func(w http.ResponseWriter, r *http.Request) {
+		order, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 4<<10))
+		if err != nil || !json.Valid(order) {
+			http.Error(w, "an order is JSON of 4 KiB at most", http.StatusBadRequest)
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		orders = append(orders, order)
+		if _, err := live.Publish(r.Context(), &fanfare.Message{Channel: "orders", Payload: order}); err != nil {
+			log.Printf("order %d was taken, but not announced: %v", len(orders), err)
+		}
+		w.WriteHeader(http.StatusCreated)
+	})
+	mux.Handle("/live/", http.StripPrefix("/live", live)) // so /live/orders is the channel "orders"
 
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
-	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(listener) }()
-	select {
-	case err = <-failed:
-	case <-ctx.Done():
-	}
-
-	// First the live part: http.Server.Shutdown does not know of connections
-	// that became WebSockets. Everybody listening is told to come back later,
-	// and our own subscription ends. Then what is left is plain HTTP.
-	patience, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	err = errors.Join(err, live.Shutdown(patience), server.Shutdown(patience))
-	<-listening
-	return err
+	go func() { log.Print(server.Serve(listener)) }()
+	<-ctx.Done()
+	// The live part first: it tells everyone goodbye, and http.Server.Shutdown knows nothing of WebSockets.
+	return errors.Join(live.Shutdown(context.Background()), server.Shutdown(context.Background()))
 }
