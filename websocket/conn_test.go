@@ -291,7 +291,7 @@ func TestWriterCloseAfterItsContext(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		const size = 32 << 20 // more than the system holds for one who does not read
+		const size = 8 << 20 // more than the system holds for one who does not read
 		written := make(chan error, 1)
 		go func() {
 			_, err := out.Write(make([]byte, size))

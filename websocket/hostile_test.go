@@ -161,6 +161,7 @@ func TestUnfinishedMessage(t *testing.T) {
 	const timeout = 400 * time.Millisecond
 	ends := func(t *testing.T, queue int, story func(t *testing.T, w *wire, c *Conn)) {
 		t.Run("accept", func(t *testing.T) {
+			t.Parallel()
 			conns := make(chan *Conn, 1)
 			over := make(chan struct{})
 			url := serve(t, &AcceptOptions{MessageTimeout: timeout, PingInterval: -1, Queue: queue}, func(c *Conn) {
@@ -172,6 +173,7 @@ func TestUnfinishedMessage(t *testing.T) {
 			story(t, w, <-conns)
 		})
 		t.Run("dial", func(t *testing.T) {
+			t.Parallel()
 			w, c := toDial(t, &DialOptions{MessageTimeout: timeout, PingInterval: -1, Queue: queue})
 			story(t, w, c)
 		})
@@ -203,6 +205,7 @@ func TestUnfinishedMessage(t *testing.T) {
 	}
 	for name, trickle := range trickles {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			ends(t, 100_000, func(t *testing.T, w *wire, c *Conn) {
 				start := time.Now()
 				stop, stopped := make(chan struct{}), make(chan struct{})
@@ -226,6 +229,7 @@ func TestUnfinishedMessage(t *testing.T) {
 	// Messages may be as far apart as they like, and one that has to wait for our
 	// readers is not late.
 	t.Run("not the peer's fault", func(t *testing.T) {
+		t.Parallel()
 		ends(t, 1, func(t *testing.T, w *wire, c *Conn) {
 			w.send(0, part(1, "in "), whole(0, "parts"))
 			wantMessage(t, c, Text, "in parts")
