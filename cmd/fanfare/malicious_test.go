@@ -204,9 +204,9 @@ func TestMaliciousServers(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				cfg := linkConfig{url: u, options: websocket.DialOptions{HandshakeTimeout: patience, WriteTimeout: 300 * time.Millisecond, CloseTimeout: 300 * time.Millisecond}}
+				cfg := linkConfig{url: u, options: websocket.DialOptions{HandshakeTimeout: patience, WriteTimeout: 300 * time.Millisecond, CloseTimeout: 100 * time.Millisecond}}
 				if c.says == late {
-					cfg.options.HandshakeTimeout = 200 * time.Millisecond
+					cfg.options.HandshakeTimeout = 100 * time.Millisecond
 				}
 				cfg.pause.random = func(time.Duration) time.Duration { return 0 }
 				ctx, end := context.WithCancelCause(t.Context())

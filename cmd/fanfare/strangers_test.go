@@ -106,7 +106,7 @@ func TestAHandshakeAByteAtATime(t *testing.T) {
 // A thousand handshakes that stay half done keep nobody else out, and end.
 func TestAThousandHalfHandshakes(t *testing.T) {
 	t.Parallel()
-	at := serving(t, timeouts{header: 3 * time.Second, answer: time.Minute})
+	at := serving(t, timeouts{header: 2 * time.Second, answer: time.Minute})
 	var halves []net.Conn
 	for range 1000 {
 		conn := call(t, at)
