@@ -22,6 +22,7 @@ package stream
 import (
 	"errors"
 	"net"
+	"runtime"
 	"sync"
 	"time"
 
@@ -355,6 +356,12 @@ func (c *Conn) receive() error {
 		case n < len(buf) && big != nil:
 			bigBuffers.Put(big)
 			big = nil
+		}
+		if n == bigBuffer {
+			// Whoever floods never has to wait for the network here, and would
+			// keep the processor for a time slice of 10 ms, again and again: then
+			// twenty of them are a delay of 200 ms for everybody else.
+			runtime.Gosched()
 		}
 	}
 }
