@@ -30,6 +30,9 @@ func TestPlainConversation(t *testing.T) {
 		{alice, frame.Text, " {\"a\" : [1,2] }\n", " {\"a\" : [1,2] }\n"},
 		{alice, frame.Text, `{"broken":`, `TIMEalice: ` + `{"broken":`},
 		{alice, frame.Text, `[1,2]`, `TIMEalice: [1,2]`},
+		{alice, frame.Text, nested(200), nested(200)},
+		{alice, frame.Text, nested(201), `TIMEalice: ` + nested(201)},
+		{alice, frame.Text, `{"\"[":"` + strings.Repeat("[", 300) + `\\"}`, `{"\"[":"` + strings.Repeat("[", 300) + `\\"}`},
 		{alice, frame.Binary, binary, binary},
 		{alice, frame.Binary, "", ``},
 	} {
@@ -55,6 +58,29 @@ func TestPlainConversation(t *testing.T) {
 	bob.say("still here")
 	if got := bob.said(); got != "still here" {
 		t.Fatal(got)
+	}
+}
+
+// nested returns a JSON object of so many levels.
+func nested(levels int) string {
+	return strings.Repeat(`{"a":`, levels-1) + "{}" + strings.Repeat("}", levels-1)
+}
+
+// A message that readers of JSON choke on does not spoil the page of history
+// that it stands in.
+func TestDeepMessageInHistory(t *testing.T) {
+	s := perform(t, fanfare.Config{})
+	s.post("/deep", nested(9999))
+	s.post("/deep", nested(200))
+	_, body := s.fetch("GET", "/deep", "")
+	messages, _ := body["messages"].([]any)
+	if len(messages) != 2 {
+		t.Fatalf("%.200v", body)
+	}
+	for i, want := range []string{"text", "json"} {
+		if m := messages[i].(map[string]any); m["type"] != want {
+			t.Errorf("message %d is of the type %v, want %s", i, m["type"], want)
+		}
 	}
 }
 
