@@ -127,9 +127,21 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request, channel 
 		s.refuse(w, err)
 		return
 	}
+	// From the 101 on the client is one that Shutdown has to wait for.
+	if !s.admit() {
+		s.leave(sess.sub, sess)
+		s.refuse(w, ErrServerClosed)
+		return
+	}
+	entered := false
+	defer func() {
+		if !entered {
+			s.leave(sess.sub, sess)
+			s.ends.Done()
+		}
+	}()
 	nc, early, err := handshake.Take(w, r, subprotocol, http.Header{positionHeader: {sess.sub.cursor.Position().String()}})
 	if err != nil {
-		s.leave(sess.sub, sess)
 		var refusal *handshake.Refusal
 		if errors.As(err, &refusal) {
 			s.log.Error("a connection cannot become a WebSocket", "error", refusal)
@@ -140,12 +152,10 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request, channel 
 	sess.conn, err = s.transport.Accept(nc, early)
 	if err != nil {
 		nc.Close()
-		s.leave(sess.sub, sess)
 		return
 	}
-	if !s.enter(sess) {
-		sess.disconnect(goingAway, true) // nobody else knows of it yet
-	}
+	entered = true
+	s.enter(sess)
 	sess.start()
 }
 

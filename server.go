@@ -37,7 +37,7 @@ type Server struct {
 	sessions map[*session]struct{}
 	locals   map[*Subscription]struct{}
 	janitor  *time.Timer    // runs tidy; nil while there are no channels
-	ends     sync.WaitGroup // one for each session; Add under mu, not after closing
+	ends     sync.WaitGroup // one for each session admitted; Add under mu, not after closing
 }
 
 // ticks are the times that sessions count in ticks of the transport.
@@ -183,29 +183,40 @@ func (s *Server) tidy() {
 	}
 }
 
-// enter counts a session in, unless the server is closing.
-func (s *Server) enter(sess *session) bool {
+// admit makes Shutdown wait for one more session, which may only be about to
+// begin, unless the server is closing already.
+func (s *Server) admit() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing.Load() {
 		return false
 	}
-	s.sessions[sess] = struct{}{}
 	s.ends.Add(1)
 	return true
 }
 
-// gone ends what enter began, when the session's connection is over.
+// enter counts in a session that was admitted. If Shutdown began meanwhile and
+// may not have seen it, it is told goodbye here.
+func (s *Server) enter(sess *session) {
+	s.mu.Lock()
+	s.sessions[sess] = struct{}{}
+	s.mu.Unlock()
+	if s.closing.Load() {
+		sess.mu.Lock()
+		sess.disconnect(goingAway, true)
+		sess.mu.Unlock()
+	}
+}
+
+// gone ends what admit and enter began, when the session's connection is over.
 func (s *Server) gone(sess *session, why ending, err error) {
 	s.leave(sess.sub, sess)
 	s.stats.ended[why].Add(1)
 	s.log.Debug("connection ended", "channel", sess.sub.channel.name, "name", sess.name, "reason", why.String(), "error", err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, entered := s.sessions[sess]; entered {
-		delete(s.sessions, sess)
-		s.ends.Done()
-	}
+	delete(s.sessions, sess)
+	s.ends.Done()
 }
 
 func (s *Server) addLocal(sub *Subscription) bool {
