@@ -1,19 +1,23 @@
 package feed
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+	"weak"
+)
 
 // Joiner joins the bytes of messages that stand one after the other, once for
 // all readers that stand before them. The zero value is ready; it is safe for
 // concurrent use. Whoever owns it calls Reset when a round of writing is over,
-// since what it remembers stays in memory.
+// since the bytes that it remembers stay in memory. No message does because of it.
 type Joiner struct {
 	slots [16]atomic.Pointer[joined]
 }
 
-// joined is the result of one join.
+// joined is the result of one join. Its pointers are weak, since an entry keeps
+// all that comes after it: on a busy channel that would be a second's worth.
 type joined struct {
 	form        *Form
-	first, last *Entry
+	first, last weak.Pointer[Entry]
 	count       int
 	bytes       []byte
 }
@@ -31,8 +35,8 @@ func (j *Joiner) batch(from *Entry, form *Form, limit int) ([]byte, int, *Entry)
 	// The slot goes by the first message, not by the place before it: readers
 	// that were placed have such a place each to itself.
 	slot := &j.slots[uint64(first.seq)%uint64(len(j.slots))]
-	if s := slot.Load(); s != nil && s.first == first && s.form == form && len(s.bytes) <= limit {
-		return s.bytes, s.count, s.last
+	if s := slot.Load(); s != nil && s.form == form && len(s.bytes) <= limit && s.first.Value() == first {
+		return s.bytes, s.count, s.last.Value() // there, since first leads to it
 	}
 	total, count := 0, 0
 	last := first
@@ -55,7 +59,7 @@ func (j *Joiner) batch(from *Entry, form *Form, limit int) ([]byte, int, *Entry)
 			break
 		}
 	}
-	slot.Store(&joined{form, first, last, count, bytes})
+	slot.Store(&joined{form, weak.Make(first), weak.Make(last), count, bytes})
 	return bytes, count, last
 }
 

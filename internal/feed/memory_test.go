@@ -214,19 +214,34 @@ func TestKeysAreBounded(t *testing.T) {
 	runtime.KeepAlive(f)
 }
 
-// A joiner keeps the messages it joined last until it is reset.
-func TestResetFrees(t *testing.T) {
+// A joiner keeps no message, nor what came after one, but the bytes it joined
+// last, until it is reset.
+func TestJoinerKeepsBytesOnly(t *testing.T) {
 	var w watched
 	var j feed.Joiner
 	f := feed.New(feed.Retention{Keys: 4096}, start, nil)
 	alice := f.Live(numbers, feed.CatchUp, unlimited)
 	w.append(f, 10, "")
-	take(t, alice, &j, 1<<20)
-	if n := len(w.alive()); n != 10 {
-		t.Fatalf("%d of 10 joined messages are in memory: this test looks at the wrong thing", n)
+	b, err := alice.Take(&j, 1<<20)
+	if err != nil || b.Count != 10 {
+		t.Fatalf("Take: %+v, %v", b, err)
+	}
+	joined := weak.Make(&b.Bytes[0])
+	b = feed.Batch{}
+	w.want(t, "joined", 9)
+	w.append(f, 10, "")
+	take(t, alice, &j, 1)
+	w.want(t, "and later", 19)
+	if joined.Value() == nil {
+		t.Error("the joined bytes are gone before Reset")
 	}
 	j.Reset()
-	w.want(t, "after Reset", 9)
+	for range 20 {
+		runtime.GC()
+	}
+	if joined.Value() != nil {
+		t.Error("the joined bytes are in memory after Reset")
+	}
 	runtime.KeepAlive(&j)
 	runtime.KeepAlive(alice)
 	runtime.KeepAlive(f)
