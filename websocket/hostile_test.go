@@ -276,8 +276,8 @@ func TestAnnouncedLengthCostsNothing(t *testing.T) {
 	}
 }
 
-// A peer that pings for ever and never reads is cut off after the write
-// timeout, and until then its unanswered pings are few.
+// A peer that pings for ever and never reads is cut off, and until then its
+// unanswered pings are few.
 func TestPingFlood(t *testing.T) {
 	flood := func(t *testing.T, w *wire, c *Conn) {
 		narrow(c)
@@ -311,7 +311,24 @@ func TestPingFlood(t *testing.T) {
 			t.Errorf("%d pongs wait", n)
 		}
 	}
-	bothEndsWith(t, 300*time.Millisecond, flood)
+	// Where the peer's full buffer makes its system throw away what we send, our
+	// acknowledgements with it, TCP lets nothing through either way, and no write is
+	// under way that could time out: there it is the ping that nobody answers.
+	t.Run("accept", func(t *testing.T) {
+		conns := make(chan *Conn, 1)
+		over := make(chan struct{})
+		url := serve(t, &AcceptOptions{WriteTimeout: 300 * time.Millisecond, PingInterval: time.Second, PingTimeout: time.Second}, func(c *Conn) {
+			conns <- c
+			<-over
+		})
+		t.Cleanup(func() { close(over) })
+		w := toAccept(t, url)
+		flood(t, w, <-conns)
+	})
+	t.Run("dial", func(t *testing.T) {
+		w, c := toDial(t, &DialOptions{WriteTimeout: 300 * time.Millisecond, PingInterval: time.Second, PingTimeout: time.Second})
+		flood(t, w, c)
+	})
 }
 
 // A handshake that never ends: the HTTP server in front cuts it off, and a
