@@ -98,7 +98,6 @@ func newConn(conn net.Conn, arrived []byte, client bool, subprotocol string, set
 	}
 	c.in.arrived = make(chan struct{}, 1)
 	c.in.room = make(chan struct{}, 1)
-	c.in.quiet = make(chan struct{}, 1)
 	c.out.conn = c
 	c.out.idle = sync.NewCond(&c.out.Mutex)
 	if set.pingInterval > 0 {
@@ -242,23 +241,22 @@ func (c *Conn) finish(err error) {
 	var reason string
 	switch {
 	case errors.As(err, &closed):
-		c.catchUp()
 		c.part(true)
-		c.setEnd(closed)
+		c.finishReading(closed)
 		// The peer's code goes back (section 5.5.1); a close frame without one is answered by the same.
 		code = closed.Code
 	case errors.As(err, &breach):
-		c.catchUp()
 		c.part(false)
-		c.setEnd(&CloseError{Code: breach.Code, Reason: breach.Reason, Local: true, cause: breach})
+		c.finishReading(&CloseError{Code: breach.Code, Reason: breach.Reason, Local: true, cause: breach})
 		code, reason = breach.Code, breach.Reason
 	default:
 		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
-		c.setEnd(&CloseError{Code: Abnormal, Reason: err.Error(), cause: err})
+		lost := &CloseError{Code: Abnormal, Reason: err.Error(), cause: err}
+		c.setEnd(lost)
+		c.finishReading(lost)
 	}
-	c.in.finish(c.Err())
 	c.pings.finish(c.Err())
 	if code == 0 {
 		return

@@ -126,7 +126,7 @@ func (c *Conn) begin(ctx context.Context) error {
 
 // more takes the message's next frame.
 func (c *Conn) more(ctx context.Context) error {
-	f, err := c.in.take(ctx)
+	f, err := c.take(ctx)
 	if err != nil {
 		return err
 	}
@@ -182,15 +182,13 @@ type inbox struct {
 	// static
 	arrived chan struct{} // one place: look again, there is a frame, or the end
 	room    chan struct{} // one place: look again, a frame was taken
-	quiet   chan struct{} // one place: a reader has taken everything and wants more
 
 	mu       sync.Mutex // guards the following
-	waiting  bool       // a reader waits for the next frame
 	used     bool       // there was a reader
 	frames   []inFrame
 	bytes    int64
-	err      error // what comes after the last frame; nil: the connection is open
-	dropping bool  // nobody reads any more and the end is under way
+	end      *CloseError // what comes after the last frame; nil: the connection is open
+	dropping bool        // nobody reads any more and the end is under way
 }
 
 // inFrame is a frame in the inbox. It does not change.
@@ -264,48 +262,33 @@ func (in *inbox) drop() {
 	in.dropping = true
 }
 
-// finish says what comes after the last frame.
-func (in *inbox) finish(err error) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	in.err = err
-	signal(in.arrived)
-}
-
-// catchUp holds up the end, a peer's close frame or a breach of the protocol,
-// until the application has read what came before and asks for more: its
-// answers can still go out until then. One that does not read is not waited for long.
-func (c *Conn) catchUp() {
-	patience := time.NewTimer(lingering)
-	defer patience.Stop()
-	for !c.in.caughtUp() {
+// finishReading says what comes after the last frame, and makes it the
+// connection's end, unless it has one: when a reader comes to it, who can answer
+// all that was before until then, but not later than lingering; where nobody
+// reads, at once.
+func (c *Conn) finishReading(end *CloseError) {
+	c.in.mu.Lock()
+	c.in.end = end
+	read := c.in.used || len(c.in.frames) > 0
+	c.in.mu.Unlock()
+	signal(c.in.arrived)
+	if read {
+		patience := time.NewTimer(lingering)
+		defer patience.Stop()
 		select {
-		case <-c.in.quiet:
-		case <-c.ended:
-			return
+		case <-c.ended: // by the reader, or before
 		case <-patience.C:
-			return
 		}
 	}
-}
-
-func (in *inbox) caughtUp() bool {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	return len(in.frames) == 0 && (in.waiting || !in.used)
+	c.setEnd(end)
 }
 
 // take returns the next frame. Whoever calls it holds the read turn.
-func (in *inbox) take(ctx context.Context) (inFrame, error) {
-	defer func() {
-		in.mu.Lock()
-		in.waiting = false
-		in.mu.Unlock()
-	}()
+func (c *Conn) take(ctx context.Context) (inFrame, error) {
+	in := &c.in
 	for {
 		in.mu.Lock()
 		in.used = true
-		in.waiting = false // under the same lock as the taking: catchUp must not see one without the other
 		if len(in.frames) > 0 {
 			f := in.frames[0]
 			in.frames[0] = inFrame{}
@@ -317,13 +300,12 @@ func (in *inbox) take(ctx context.Context) (inFrame, error) {
 			signal(in.room)
 			return f, nil
 		}
-		err := in.err
-		in.waiting = true
+		end := in.end
 		in.mu.Unlock()
-		if err != nil {
-			return inFrame{}, err
+		if end != nil {
+			c.setEnd(end)
+			return inFrame{}, c.Err()
 		}
-		signal(in.quiet)
 		select {
 		case <-in.arrived:
 		case <-ctx.Done():
