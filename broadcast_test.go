@@ -148,13 +148,23 @@ func TestSlowReaders(t *testing.T) {
 	padding := strings.Repeat("x", 30<<10)
 	for _, policy := range []fanfare.Policy{fanfare.Skip, fanfare.Latest, fanfare.Close} {
 		t.Run(policy.String(), func(t *testing.T) {
-			s := perform(t, fanfare.Config{SlowReaders: policy, MaxLag: 256 << 10, WriteTimeout: time.Minute, Heartbeat: time.Minute})
+			s := perform(t, fanfare.Config{SlowReaders: policy, MaxLag: 256 << 10, MaxMessage: 9 << 20, WriteTimeout: time.Minute, Heartbeat: time.Minute})
 			slow := s.join("/tick")
-			const total = 300 // 9 MB: far more than the kernels between us take for one who does not read
+			slow.conn.(*net.TCPConn).SetReadBuffer(32 << 10)
+			const total = 100
 			for n := range total {
-				key := fmt.Sprintf("k%d", n%3)
-				if _, err := s.Publish(t.Context(), &fanfare.Message{Channel: "tick", Key: key, Payload: fmt.Appendf(nil, "%d %s", n, padding)}); err != nil {
+				text := fmt.Appendf(nil, "%d %s", n, padding)
+				if n == 0 {
+					text = append(text, make([]byte, 8<<20)...) // more than the kernels between us take for one who does not read
+				}
+				if _, err := s.Publish(t.Context(), &fanfare.Message{Channel: "tick", Key: fmt.Sprintf("k%d", n%3), Payload: text}); err != nil {
 					t.Fatal(err)
+				}
+				if n == 0 { // it is under way, and from now on nothing else can be
+					slow.conn.SetReadDeadline(time.Now().Add(patience))
+					if _, err := slow.r.Peek(1); err != nil {
+						t.Fatal(err)
+					}
 				}
 			}
 			gaps := 0
