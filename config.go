@@ -64,8 +64,10 @@ type Config struct {
 	// HeartbeatTimeout is how long after the ping something must have come
 	// back. Default 10 seconds.
 	HeartbeatTimeout time.Duration
-	// WriteTimeout is how long a client may take nothing of what is written to
-	// it. Default 10 seconds.
+	// WriteTimeout is how long a client, or rather its system, may take nothing
+	// of what is written to it; over TLS, how long it may take for the next 16
+	// KiB. Default 10 seconds. A system with a large buffer takes nothing for a
+	// while when its program reads very little.
 	WriteTimeout time.Duration
 	// CloseTimeout is how long a client may take to answer a close. Default 5 seconds.
 	CloseTimeout time.Duration
