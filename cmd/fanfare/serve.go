@@ -42,7 +42,7 @@ func newHTTPServer(handler http.Handler, logger *slog.Logger, t timeouts) *http.
 		WriteTimeout:      t.answer, // WebSockets are no longer net/http's, so not for them
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
 	}
 }
 
@@ -54,6 +54,7 @@ type serveFlags struct {
 	heartbeatTimeout time.Duration
 	maxMessage       size
 	origins          []string
+	hosts            []string
 	history          int
 	historyAge       time.Duration
 	logLevel         string
@@ -71,7 +72,8 @@ the URL to open in a browser.
 It listens on this machine only. An address that others can reach needs
 --open, because nobody is asked who they are: everyone who reaches the port
 may read and write every channel. The other way out is a reverse proxy on this
-machine that asks.
+machine that asks; if it passes on the name it was asked for, say that name
+with --host, since otherwise only localhost and addresses are answered.
 
 SIGINT (Ctrl-C) and SIGTERM end it kindly: newcomers get 503, everyone
 connected is told 1001 and has --grace to leave. A second signal ends it at
@@ -92,6 +94,7 @@ once, with exit code 1.`,
 	flags.DurationVar(&f.heartbeatTimeout, "heartbeat-timeout", 10*time.Second, "drop a client that did not answer a ping for so long")
 	flags.Var(&f.maxMessage, "max-message", "the largest message, over a WebSocket or in a POST")
 	flags.Var(&list{&f.origins, ",", nil}, "origin", `let web pages of this origin connect too, "https://app.example.com" or "*.example.com"; repeatable`)
+	flags.Var(&list{&f.hosts, ",", nil}, "host", `without --open: answer for this name too, as a reverse proxy passes it on, "chat.example.com"; repeatable`)
 	flags.IntVar(&f.history, "history", 256, "messages kept for each channel; 0 keeps none")
 	flags.DurationVar(&f.historyAge, "history-age", time.Hour, "how long they are kept")
 	flags.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
@@ -171,7 +174,11 @@ func serveUntil(interrupted context.Context, f serveFlags, t timeouts, std stdio
 	if err != nil {
 		return usage(err)
 	}
-	server := newHTTPServer(srv, cfg.Logger, t)
+	handler := http.Handler(srv)
+	if !f.open && !strings.HasPrefix(f.listen, "unix:") {
+		handler = onlyHosts(f.hosts, srv)
+	}
+	server := newHTTPServer(handler, cfg.Logger, t)
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
 	std.say("ready, open %s", readyURL(listener.Addr()))

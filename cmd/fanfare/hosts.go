@@ -1,0 +1,53 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// onlyHosts refuses requests for host names that are not this machine's.
+//
+// A page anywhere may have its own name resolve to 127.0.0.1 (DNS rebinding).
+// For the browser that page then has our origin, and whoever visits it lends it
+// the way through to a server that listens for this machine alone. What gives it
+// away is the name, which the browser sends as Host. Addresses need no name
+// resolved, so they are all fine.
+func onlyHosts(names []string, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if knownHost(r.Host, names) {
+			next.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json; charset=utf-8")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		w.WriteHeader(http.StatusMisdirectedRequest)
+		var body struct {
+			Error struct {
+				Code    string `json:"code"`
+				Message string `json:"message"`
+			} `json:"error"`
+		}
+		body.Error.Code = "bad_host"
+		body.Error.Message = fmt.Sprintf("this server answers for localhost, and was asked for %.100q; where a reverse proxy passes that name on, start it with --host", r.Host)
+		_ = json.NewEncoder(w).Encode(body)
+	})
+}
+
+// knownHost reports whether a Host header names an address, localhost, or one
+// of names.
+func knownHost(host string, names []string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	host = strings.TrimSuffix(strings.ToLower(host), ".")
+	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
+		return true
+	}
+	return host == "localhost" || strings.HasSuffix(host, ".localhost") ||
+		slices.ContainsFunc(names, func(name string) bool { return strings.EqualFold(name, host) })
+}
