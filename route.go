@@ -102,17 +102,7 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request, channel 
 		s.refuse(w, err)
 		return
 	}
-	name, err := nameOf(r)
-	if err != nil {
-		s.refuse(w, err)
-		return
-	}
-	since, err := sinceOf(r)
-	if err != nil {
-		s.refuse(w, err)
-		return
-	}
-	key, err := keyOf(r)
+	set, err := settingsOf(r)
 	if err != nil {
 		s.refuse(w, err)
 		return
@@ -121,8 +111,8 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request, channel 
 	if r.Header.Get(positionHeader) == "pong" {
 		form = plainWithPosition
 	}
-	sess := &session{server: s, name: name, key: key, partial: -1}
-	sess.sub, err = s.subscribe(r.Context(), channel, since, form)
+	sess := &session{server: s, name: set.name, key: set.key, partial: -1}
+	sess.sub, err = s.subscribe(r.Context(), channel, set.since, form)
 	if err != nil {
 		s.refuse(w, err)
 		return
@@ -165,12 +155,7 @@ func (s *Server) servePost(w http.ResponseWriter, r *http.Request, channel strin
 		s.refuse(w, err)
 		return
 	}
-	name, err := nameOf(r)
-	if err != nil {
-		s.refuse(w, err)
-		return
-	}
-	key, err := keyOf(r)
+	set, err := settingsOf(r)
 	if err != nil {
 		s.refuse(w, err)
 		return
@@ -180,7 +165,7 @@ func (s *Server) servePost(w http.ResponseWriter, r *http.Request, channel strin
 		s.refuse(w, err)
 		return
 	}
-	m := &Message{Channel: channel, Sender: name, Key: key, Binary: isBinary(r.Header.Get("Content-Type")), Payload: body}
+	m := &Message{Channel: channel, Sender: set.name, Key: set.key, Binary: isBinary(r.Header.Get("Content-Type")), Payload: body}
 	pos, err := s.Publish(r.Context(), m)
 	if err != nil {
 		s.refuse(w, err)
@@ -324,14 +309,14 @@ func toWire(m *Message) wireMessage {
 }
 
 func (s *Server) serveHistory(w http.ResponseWriter, r *http.Request, channel string) {
-	since, err := sinceOf(r)
+	set, err := settingsOf(r)
 	if err != nil {
 		s.refuse(w, err)
 		return
 	}
-	q := broker.Query{Limit: defaultLimit, Tail: since == nil}
-	if since != nil {
-		q.Since = *since
+	q := broker.Query{Limit: defaultLimit, Tail: set.since == nil}
+	if set.since != nil {
+		q.Since = *set.since
 	}
 	if v := r.URL.Query().Get("limit"); v != "" {
 		n, err := strconv.Atoi(v)
@@ -353,30 +338,33 @@ func (s *Server) serveHistory(w http.ResponseWriter, r *http.Request, channel st
 	s.writeJSON(w, http.StatusOK, out)
 }
 
-// sinceOf reads ?since=; nil without one.
-func sinceOf(r *http.Request) (*Position, error) {
-	v := r.URL.Query().Get("since")
-	if v == "" {
-		return nil, nil
-	}
-	p, err := broker.ParsePosition(v)
-	if err != nil {
-		return nil, errorf("bad_since", "since: %v", err)
-	}
-	return &p, nil
+// settings are what the query says, on every face of a URL. The strings are
+// copies: they live as long as a session or a message, and must not keep the
+// request line that they are pieces of.
+type settings struct {
+	name  string    // ?name=, of who speaks; empty: nobody in particular
+	key   string    // ?key=, of what is published; empty: none
+	since *Position // ?since=, where reading begins; nil: not said
 }
 
-// nameOf reads ?name=. The name is a copy: it lives as long as a session, and
-// must not keep the request line that it is a piece of.
-func nameOf(r *http.Request) (string, error) {
-	name := strings.Clone(r.URL.Query().Get("name"))
-	return name, checkName(name)
-}
-
-// keyOf reads ?key=, a copy too.
-func keyOf(r *http.Request) (string, error) {
-	key := strings.Clone(r.URL.Query().Get("key"))
-	return key, checkKey(key)
+// settingsOf reads them. What a face has no use for must be well-formed all the same.
+func settingsOf(r *http.Request) (settings, error) {
+	query := r.URL.Query()
+	set := settings{name: strings.Clone(query.Get("name")), key: strings.Clone(query.Get("key"))}
+	if err := checkName(set.name); err != nil {
+		return settings{}, err
+	}
+	if err := checkKey(set.key); err != nil {
+		return settings{}, err
+	}
+	if v := query.Get("since"); v != "" {
+		since, err := broker.ParsePosition(v)
+		if err != nil {
+			return settings{}, errorf("bad_since", "since: %v", err)
+		}
+		set.since = &since
+	}
+	return set, nil
 }
 
 // checkName returns nil if name can be a client's, or empty.

@@ -292,7 +292,7 @@ func TestDialRedirects(t *testing.T) {
 	if n := len(asked); n != 11+3 {
 		t.Errorf("%d requests, want 11 of the loop and 3 others", n)
 	}
-	down := httptest.NewTLSServer(http.RedirectHandler("http://"+there, 307))
+	down := httptest.NewTLSServer(http.RedirectHandler("http://"+there, http.StatusTemporaryRedirect))
 	t.Cleanup(down.Close)
 	_, _, err := Dial(testContext(t), down.URL, &DialOptions{TLSConfig: down.Client().Transport.(*http.Transport).TLSClientConfig})
 	if err == nil || !strings.Contains(err.Error(), "not encrypted") {
@@ -314,7 +314,7 @@ func TestDialRefused(t *testing.T) {
 		case "/ok":
 			_, _ = io.WriteString(w, "just a page")
 		default:
-			http.Error(w, "no room for you\x1b[31m here\nsecond line", 403)
+			http.Error(w, "no room for you\x1b[31m here\nsecond line", http.StatusForbidden)
 		}
 	}))
 	t.Cleanup(srv.Close)

@@ -86,7 +86,7 @@ func TestCheck(t *testing.T) {
 	body.ContentLength = 5
 	chunked := request()
 	chunked.ContentLength = -1
-	for _, more := range []struct {
+	tests = append(tests, []struct {
 		name   string
 		r      *http.Request
 		status int
@@ -94,9 +94,7 @@ func TestCheck(t *testing.T) {
 	}{
 		{"POST", post, 405, "bad_method"}, {"HTTP/1.0", old, 505, "bad_http"}, {"HTTP/2", h2, 505, "bad_http"},
 		{"a body", body, 400, "bad_body"}, {"a chunked body", chunked, 400, "bad_body"},
-	} {
-		tests = append(tests, more)
-	}
+	}...)
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := Check(tt.r, nil)
