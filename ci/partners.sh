@@ -2,7 +2,7 @@
 # The programs that our tests talk with: Debian's python3-websockets, Node's ws
 # and Chromium (and a C compiler, which the race detector needs). Installs what
 # is absent where apt-get may be used without a question, then prints what there is.
-# What is still missing is skipped by the tests and said here; with CI=true it is an error.
+# What is still missing is skipped by the tests and said here; with CI=true it is an error, as the compiler always is.
 # internal/partner looks in the same places.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -16,6 +16,7 @@ find_python() {
   return 1
 }
 has_ws() { NODE_PATH="${NODE_PATH:-}:$PWD/node_modules" node -e 'require("ws").WebSocketServer || process.exit(1)' 2>/dev/null; }
+has_cc() { local cc; cc=$(go env CC); command -v "${cc%% *}" >/dev/null; }
 find_chromium() {
   local c
   for c in chromium chromium-browser google-chrome google-chrome-stable headless-shell; do
@@ -42,7 +43,7 @@ install() {
 }
 
 want=()
-command -v "${CC:-gcc}" >/dev/null || want+=(gcc libc6-dev)
+has_cc || want+=(gcc libc6-dev)
 find_python >/dev/null || want+=(python3-websockets)
 find_chromium >/dev/null || want+=(chromium)
 if ! has_ws; then
@@ -74,6 +75,10 @@ fi
 if c=$(find_chromium); then say chromium "$("$c" --version 2>/dev/null)"; else skip chromium "chromium"; fi
 go list -m -f '  {{printf "%-20s" .Path}} {{.Version}}' github.com/coder/websocket github.com/gorilla/websocket
 
+if ! has_cc; then
+  echo "there is no C compiler ($(go env CC)), and the race detector needs one: install gcc and libc6-dev, or set CC" >&2
+  exit 1
+fi
 if [ ${#missing[@]} -gt 0 ] && [ "${CI:-}" = true ]; then
   echo "CI=true, and missing: ${missing[*]}" >&2
   exit 1
