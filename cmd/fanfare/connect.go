@@ -52,7 +52,7 @@ again, so it may arrive twice. On a pipe, the very first attempt must succeed.`,
   fanfare connect wss://example.com/feed -H "Authorization: Bearer …"
   tail -f app.log | fanfare connect logs/app
   fanfare connect prices < /dev/null --linger 1s`,
-		Args: arguments(cobra.MaximumNArgs(1)),
+		Args: arguments(cobra.MaximumNArgs(1), "give one URL, or none for "+home),
 		RunE: func(_ *cobra.Command, args []string) error {
 			arg := ""
 			if len(args) > 0 {

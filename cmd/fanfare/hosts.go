@@ -38,6 +38,15 @@ func onlyHosts(names []string, next http.Handler) http.Handler {
 	})
 }
 
+// checkHost is the check of --host: a name alone, as it stands in a Host header
+// before the port.
+func checkHost(name string) error {
+	if name == "" || strings.ContainsAny(name, "/:*@ \t") {
+		return fmt.Errorf("%q is not a host's name: give the name alone, without scheme, port, path or pattern, as in chat.example.com", name)
+	}
+	return nil
+}
+
 // knownHost reports whether a Host header names an address, localhost, or one
 // of names.
 func knownHost(host string, names []string) bool {

@@ -15,6 +15,17 @@ import (
 	"fanfare"
 )
 
+func TestCheckHost(t *testing.T) {
+	for name, ok := range map[string]bool{
+		"chat.example.com": true, "localhost": true, "münchen.example": true,
+		"": false, "http://chat.example.com": false, "chat.example.com:443": false, "a/b": false, "*.example.com": false, "a b": false,
+	} {
+		if err := checkHost(name); (err == nil) != ok {
+			t.Errorf("--host %q: %v", name, err)
+		}
+	}
+}
+
 // A page whose name resolves to this machine is not let in: neither by a plain
 // request, nor by a handshake that names it as its own origin.
 func TestOnlyHosts(t *testing.T) {

@@ -29,7 +29,7 @@ made again: the exit code is 5, and standard error says how much is in doubt.`,
   fanfare publish chat/general '{"type":"chat","content":"Hello"}' --name alice
   seq 1 100 | fanfare publish numbers -
   fanfare publish images --binary < photo.jpg`,
-		Args: arguments(cobra.RangeArgs(1, 2)),
+		Args: arguments(cobra.RangeArgs(1, 2), "give a URL and a message; put a message of several words in quotes"),
 		RunE: func(_ *cobra.Command, args []string) error {
 			u, err := flags.target(args[0])
 			if err != nil {

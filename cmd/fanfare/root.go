@@ -112,11 +112,12 @@ the connection was closed abnormally.`,
 	return root
 }
 
-// arguments wraps a check of cobra's so that what it refuses is wrong usage.
-func arguments(check cobra.PositionalArgs) cobra.PositionalArgs {
+// arguments wraps a check of cobra's so that what it refuses is wrong usage,
+// and the advice says what is right.
+func arguments(check cobra.PositionalArgs, advice string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if err := check(cmd, args); err != nil {
-			return usage(err)
+			return usage(fmt.Errorf("%w: %s", err, advice))
 		}
 		return nil
 	}

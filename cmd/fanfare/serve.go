@@ -83,7 +83,7 @@ once, with exit code 1.`,
   fanfare serve --listen unix:/run/fanfare.sock    # behind a reverse proxy
   fanfare serve --listen 0.0.0.0:8765 --open       # for everyone who can reach it
   FANFARE_LISTEN=127.0.0.1:9000 fanfare serve`,
-		Args: arguments(cobra.NoArgs),
+		Args: arguments(cobra.NoArgs, "serve takes flags only, such as --listen 127.0.0.1:9000"),
 		RunE: func(*cobra.Command, []string) error { return serve(f, std) },
 	}
 	flags := cmd.Flags()
@@ -94,7 +94,7 @@ once, with exit code 1.`,
 	flags.DurationVar(&f.heartbeatTimeout, "heartbeat-timeout", 10*time.Second, "drop a client that did not answer a ping for so long")
 	flags.Var(&f.maxMessage, "max-message", "the largest message, over a WebSocket or in a POST")
 	flags.Var(&list{&f.origins, ",", nil}, "origin", `let web pages of this origin connect too, "https://app.example.com" or "*.example.com"; repeatable`)
-	flags.Var(&list{&f.hosts, ",", nil}, "host", `without --open: answer for this name too, as a reverse proxy passes it on, "chat.example.com"; repeatable`)
+	flags.Var(&list{&f.hosts, ",", checkHost}, "host", `without --open: answer for this name too, as a reverse proxy passes it on, "chat.example.com"; repeatable`)
 	flags.IntVar(&f.history, "history", 256, "messages kept for each channel; 0 keeps none")
 	flags.DurationVar(&f.historyAge, "history-age", time.Hour, "how long they are kept")
 	flags.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
@@ -172,7 +172,7 @@ func serveUntil(interrupted context.Context, f serveFlags, t timeouts, std stdio
 	defer listener.Close()
 	srv, err := fanfare.New(cfg)
 	if err != nil {
-		return usage(err)
+		return usage(errors.New(strings.TrimPrefix(err.Error(), "fanfare: Config.")))
 	}
 	handler := http.Handler(srv)
 	if !f.open && !strings.HasPrefix(f.listen, "unix:") {

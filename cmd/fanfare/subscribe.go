@@ -45,7 +45,7 @@ normal end, 0. It is 4 when there was no connection before the --timeout.`,
 		Example: `  fanfare subscribe chat/general
   fanfare subscribe chat/general --json | jq .data
   fanfare subscribe jobs/42 --count 1 --timeout 30s`,
-		Args: arguments(cobra.ExactArgs(1)),
+		Args: arguments(cobra.ExactArgs(1), "give one URL, or a channel such as chat/general"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			u, err := flags.target(args[0])
 			switch {

@@ -18,7 +18,7 @@ const home = "ws://localhost:8765/"
 const targetHelp = `The URL may be short: chat/general is that channel on localhost:8765,
 localhost:9000/chat is ws://localhost:9000/chat, and http:// and https:// mean
 ws:// and wss://. A host without a scheme needs its port, or it would be a
-channel's name. A Unix socket is ws+unix:///path/to.sock:/chat.`
+channel's name; localhost and addresses without one have 8765. A Unix socket is ws+unix:///path/to.sock:/chat.`
 
 // parseTarget makes a WebSocket URL of what a person types; see targetHelp.
 func parseTarget(arg string) (*url.URL, error) {
@@ -44,6 +44,14 @@ func parseTarget(arg string) (*url.URL, error) {
 			return nil, fmt.Errorf("%q: the scheme %s is not one of ws, wss, http, https and ws+unix", arg, scheme)
 		}
 	case startsWithHost(arg):
+		end := len(arg)
+		if i := strings.IndexAny(arg, "/?"); i >= 0 {
+			end = i
+		}
+		if _, _, err := net.SplitHostPort(arg[:end]); err != nil {
+			// Nobody who leaves out scheme and port means port 80 of this machine.
+			arg = net.JoinHostPort(strings.Trim(arg[:end], "[]"), "8765") + arg[end:]
+		}
 		arg = "ws://" + arg
 	default:
 		u, err := url.Parse(home)

@@ -64,6 +64,7 @@ func serve(ctx context.Context, listener net.Listener) error {
 	})
 	mux.Handle("/live/", http.StripPrefix("/live", live)) // so /live/orders is the channel "orders"
 
+	log.Printf("ready, open http://%s/live/orders", listener.Addr())
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	go func() { log.Print(server.Serve(listener)) }()
 	<-ctx.Done()
