@@ -358,3 +358,16 @@ func (p pageTab) photograph() {
 		}
 	}
 }
+
+// A message that is too long for the server is not left in doubt.
+func TestPageTooLong(t *testing.T) {
+	s := perform(t, fanfare.Config{MaxMessage: 100})
+	alice := chromium(t)(s.url("/chat"))
+	alice.until(`document.querySelector('#state').className === 'open'`)
+	alice.say(strings.Repeat("long ", 40))
+	alice.until(`document.querySelector('#outbox').textContent.includes('Too long: the server did not take it')`)
+	alice.until(`document.querySelector('#state').className === 'open'`) // again
+	alice.say("short")
+	alice.shows("> anonymous: short")
+	alice.until(`document.querySelector('#outbox').textContent.includes('Too long') && !document.querySelector('#outbox').textContent.includes('Send again')`)
+}
