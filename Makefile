@@ -1,6 +1,6 @@
 # Every target is one word and one script in ci/, which also runs by itself, from anywhere.
 
-.PHONY: help build test lint fuzz bench
+.PHONY: help build test soak lint fuzz bench
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -10,6 +10,9 @@ build: ## the binary, ./fanfare
 
 test: ## everything that must hold: format, vet, all tests with the race detector
 	@ci/test.sh
+
+soak: ## half an hour of clients that come, freeze and vanish; SOAK=5m for less
+	@ci/soak.sh
 
 lint: ## a short list of linters, and known vulnerabilities
 	@ci/lint.sh

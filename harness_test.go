@@ -22,7 +22,16 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if settings := os.Getenv(outpostSettings); settings != "" {
+		if err := serveOutpost(settings); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // patience is how long a test waits for what should happen at once.
 const patience = 20 * time.Second
@@ -94,21 +103,35 @@ func (s *stage) join(path string, headers ...string) *person {
 }
 
 func (s *stage) tryJoin(path string, headers ...string) (*person, *http.Response, error) {
-	conn, err := net.Dial("tcp", s.addr())
+	p, resp, err := meet(s.t, s.addr(), path, headers...)
+	if err == nil {
+		s.t.Cleanup(func() { p.conn.Close() })
+	}
+	return p, resp, err
+}
+
+// meet connects a person to a server. Whoever calls it closes the connection.
+func meet(t testing.TB, addr, path string, headers ...string) (*person, *http.Response, error) {
+	conn, err := net.Dial("tcp", addr)
 	if err != nil {
 		return nil, nil, err
 	}
-	s.t.Cleanup(func() { conn.Close() })
-	p := &person{t: s.t, conn: conn, r: bufio.NewReader(conn)}
-	fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n%s\r\n",
-		path, s.addr(), strings.Join(append(headers, ""), "\r\n"))
+	p := &person{t: t, conn: conn, r: bufio.NewReader(conn)}
+	fmt.Fprint(conn, upgrade(addr, path, headers...))
 	conn.SetReadDeadline(time.Now().Add(patience))
 	resp, err := http.ReadResponse(p.r, nil)
 	if err != nil {
+		conn.Close()
 		return nil, nil, err
 	}
 	p.head = resp.Header
 	return p, resp, nil
+}
+
+// upgrade returns a request for a WebSocket.
+func upgrade(host, path string, headers ...string) string {
+	return fmt.Sprintf("GET %s HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n%s\r\n",
+		path, host, strings.Join(append(headers, ""), "\r\n"))
 }
 
 // raw sends bytes as they are.
