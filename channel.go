@@ -3,6 +3,7 @@ package fanfare
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -11,7 +12,7 @@ import (
 
 	"fanfare/broker"
 	"fanfare/internal/feed"
-	"fanfare/internal/stream"
+	"fanfare/internal/transport"
 )
 
 const (
@@ -57,36 +58,44 @@ func CheckChannel(name string) error {
 // A channel is what this server has of a channel while somebody subscribes to
 // it: its feed and the subscribers.
 type channel struct {
-	name      string        // static
-	audiences []*audience   // static; one for each of the transport's loops
-	joiner    feed.Joiner   // all subscriptions'
-	opened    chan struct{} // closed when open is done
-	err       error         // of open; static once opened is closed
-	feed      *feed.Feed    // static once opened is closed, if err is nil
+	name   string        // static
+	slow   slowness      // static
+	joiner feed.Joiner   // all subscriptions'
+	opened chan struct{} // closed when open is done
+	err    error         // of open; static once opened is closed
+	feed   *feed.Feed    // static once opened is closed, if err is nil
 
 	refs int // subscriptions, and those about to be; guarded by Server.mu
+
+	// One for each loop that a subscriber belongs to. It is replaced under mu,
+	// and read without.
+	audiences atomic.Pointer[[]*audience]
 
 	mu    sync.Mutex        // guards the following
 	live  *feed.Feed        // feed, as soon as it may be appended to
 	early []*broker.Message // delivered before that
 }
 
-func newChannel(name string, loops []*stream.Loop) *channel {
-	c := &channel{name: name, opened: make(chan struct{})}
-	for _, l := range loops {
-		c.audiences = append(c.audiences, &audience{loop: l, members: make(map[subscriber]struct{})})
-	}
+func newChannel(name string, slow slowness) *channel {
+	c := &channel{name: name, slow: slow, opened: make(chan struct{})}
+	c.audiences.Store(new([]*audience))
 	return c
 }
 
 // audience returns the subscribers that belong to a loop.
-func (c *channel) audience(l *stream.Loop) *audience {
-	for _, a := range c.audiences {
+func (c *channel) audience(l transport.Loop) *audience {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	have := *c.audiences.Load()
+	for _, a := range have {
 		if a.loop == l {
 			return a
 		}
 	}
-	panic("fanfare: a loop that is not of this server's transport")
+	a := &audience{loop: l}
+	more := append(slices.Clip(have), a)
+	c.audiences.Store(&more)
+	return a
 }
 
 // open declares interest to the broker and fills the feed with what there is
@@ -134,56 +143,7 @@ func (c *channel) deliver(m *broker.Message) {
 		c.appendNew(m)
 	}
 	c.mu.Unlock()
-	for _, a := range c.audiences {
+	for _, a := range *c.audiences.Load() {
 		a.wake()
-	}
-}
-
-// A subscriber is somebody who reads a channel.
-type subscriber interface {
-	// wake says that the feed has more. It does not block.
-	wake()
-}
-
-// An audience is the subscribers of a channel that belong to one loop.
-type audience struct {
-	loop  *stream.Loop // static
-	dirty atomic.Bool  // Run is on its way, and has not begun
-
-	mu      sync.Mutex // guards the following
-	members map[subscriber]struct{}
-	size    atomic.Int32 // of members; written under mu
-}
-
-func (a *audience) add(s subscriber) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.members[s] = struct{}{}
-	a.size.Store(int32(len(a.members)))
-}
-
-func (a *audience) remove(s subscriber) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	delete(a.members, s)
-	a.size.Store(int32(len(a.members)))
-}
-
-// wake has the loop wake all members. While that is about to happen already,
-// or nobody is here, it costs next to nothing: the busier a channel is, the
-// more messages one round carries.
-func (a *audience) wake() {
-	if a.size.Load() > 0 && !a.dirty.Swap(true) {
-		a.loop.Post(a)
-	}
-}
-
-// Run is the loop's: it wakes all members.
-func (a *audience) Run() {
-	a.dirty.Store(false)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for s := range a.members {
-		s.wake()
 	}
 }

@@ -1,15 +1,14 @@
 package fanfare
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
-	"runtime"
 	"time"
 
 	"fanfare/broker"
 	"fanfare/internal/feed"
 	"fanfare/internal/handshake"
-	"fanfare/internal/stream"
 )
 
 // A Policy is what becomes of a reader that lags too far behind.
@@ -17,19 +16,71 @@ type Policy uint8
 
 const (
 	// CatchUp: it reads on from history as fast as it can, and is told of a
-	// gap only when history does not reach back to it.
-	CatchUp = Policy(feed.CatchUp)
+	// gap only when history does not reach back to it. The default.
+	CatchUp = Policy(feed.CatchUp) + 1
 	// Skip: it goes on with the newest message, after being told how many it missed.
-	Skip = Policy(feed.Skip)
+	Skip = Policy(feed.Skip) + 1
 	// Latest: it goes on with the newest message for each key, after being
 	// told how many it missed. For tickers and game state.
-	Latest = Policy(feed.Latest)
+	Latest = Policy(feed.Latest) + 1
 	// Close: it is disconnected, with a code that invites it to come back.
-	Close = Policy(feed.Close)
+	Close = Policy(feed.Close) + 1
 )
 
-// String returns the policy's name: catch-up, skip, latest or close.
-func (p Policy) String() string { return feed.Policy(p).String() }
+// String returns the policy's name: catch-up, skip, latest or close; "default"
+// for zero.
+func (p Policy) String() string {
+	if p == 0 {
+		return "default"
+	}
+	return p.feeds().String()
+}
+
+// ParsePolicy reads a policy's name.
+func ParsePolicy(name string) (Policy, error) {
+	for p := CatchUp; p <= Close; p++ {
+		if p.String() == name {
+			return p, nil
+		}
+	}
+	return 0, fmt.Errorf("%.40q is no policy for slow readers; there are catch-up, skip, latest and close", name)
+}
+
+// feeds is the policy as package feed has it.
+func (p Policy) feeds() feed.Policy { return feed.Policy(max(p, CatchUp) - 1) }
+
+// ChannelConfig are settings for some channels.
+type ChannelConfig struct {
+	// Pattern says for which: a channel's name, in which a segment may be "*",
+	// for any one, and the last may be "**", for whatever follows, at least one:
+	// "tick/*", "chat/**".
+	Pattern string
+	// SlowReaders and MaxLag: as in [Config]. Zero: what Config says.
+	SlowReaders Policy
+	MaxLag      int
+}
+
+// slowness is what becomes of slow readers.
+type slowness struct {
+	policy Policy // 0: not said
+	maxLag int    // bytes; 0: not said
+}
+
+// or returns s, and of d what s does not say.
+func (s slowness) or(d slowness) slowness {
+	return slowness{cmp.Or(s.policy, d.policy), cmp.Or(s.maxLag, d.maxLag)}
+}
+
+// slowness is what the settings say for a channel.
+func (c *Config) slowness(channel string) slowness {
+	all := slowness{c.SlowReaders, c.MaxLag}
+	for _, some := range c.Channels {
+		if fits(some.Pattern, channel) {
+			return slowness{some.SlowReaders, some.MaxLag}.or(all)
+		}
+	}
+	return all
+}
 
 // Config says how a [Server] works. The zero value is a good server; each
 // field says its default.
@@ -48,7 +99,7 @@ type Config struct {
 	// HistoryBytes is how much of a channel, in bytes of messages with 128 for
 	// each. Default 1 MiB. While a channel has subscribers, a message that one
 	// of them was sent is there encoded too, so a channel in use can cost twice
-	// this; with SlowReaders Latest, the newest messages by key come on top, as
+	// this; the newest messages by key, for the policy Latest, come on top, as
 	// much again. A server whose clients may name channels at will pays it for
 	// each of them.
 	HistoryBytes int
@@ -76,12 +127,18 @@ type Config struct {
 	MessageTimeout time.Duration
 
 	// SlowReaders is what becomes of a client that lags more than MaxLag
-	// behind. Default CatchUp.
+	// behind. Default CatchUp. A client may ask for another with ?slow=.
 	SlowReaders Policy
 	// MaxLag is how many bytes of messages a client may lag before SlowReaders
 	// applies. Default 1 MiB. This much may be kept in memory for the slowest
 	// client of a channel, besides history.
 	MaxLag int
+	// Channels are settings for some channels. The first whose Pattern fits a
+	// channel counts for it.
+	Channels []ChannelConfig
+
+	// Hooks let the program take part in what clients do. Default: none.
+	Hooks Hooks
 
 	// Origins are the web pages that may connect and publish besides those of
 	// this server's own host: "https://app.example.com", or a host pattern such
@@ -139,6 +196,14 @@ func (c Config) withDefaults() (Config, error) {
 	if c.SlowReaders > Close {
 		return c, fmt.Errorf("fanfare: Config.SlowReaders is %d; it must be CatchUp, Skip, Latest or Close", c.SlowReaders)
 	}
+	for i, ch := range c.Channels {
+		if err := checkPattern(ch.Pattern); err != nil {
+			return c, fmt.Errorf("fanfare: Config.Channels[%d].Pattern: %w", i, err)
+		}
+		if ch.SlowReaders > Close || ch.MaxLag < 0 {
+			return c, fmt.Errorf("fanfare: Config.Channels[%d] has SlowReaders %d and MaxLag %d; they must be one of the policies and a number of bytes, or zero for what Config says", i, ch.SlowReaders, ch.MaxLag)
+		}
+	}
 	if err := handshake.CheckOrigins(c.Origins); err != nil {
 		return c, fmt.Errorf("fanfare: Config.Origins: %w", err)
 	}
@@ -152,29 +217,21 @@ func (c Config) withDefaults() (Config, error) {
 }
 
 // maxKeys is for how many keys of a channel the newest message is remembered,
-// where readers want that. The key that was silent longest is forgotten first.
+// for readers that want that. The key that was silent longest is forgotten first.
 const maxKeys = 4096
 
 func (c *Config) retention() feed.Retention {
-	keep := feed.Retention{Count: max(0, c.History), Age: c.HistoryAge, Bytes: int64(c.HistoryBytes)}
-	if c.SlowReaders == Latest {
-		keep.Keys = maxKeys
-	}
-	return keep
+	return feed.Retention{Count: max(0, c.History), Age: c.HistoryAge, Bytes: int64(c.HistoryBytes), Keys: maxKeys}
 }
 
 // tick is how often time is looked at: often enough for the shortest of the
 // times that are counted in ticks, and no oftener.
 func (c *Config) tick() time.Duration {
-	shortest := min(c.Heartbeat, c.HeartbeatTimeout, c.CloseTimeout, c.MessageTimeout)
+	shortest := min(c.Heartbeat, c.HeartbeatTimeout, c.WriteTimeout, c.CloseTimeout, c.MessageTimeout)
 	return min(max(shortest/5, 5*time.Millisecond), time.Second)
 }
 
 // ticks returns how many ticks d lasts, at least.
 func (c *Config) ticks(d time.Duration) int {
 	return int((d + c.tick() - 1) / c.tick())
-}
-
-func (c *Config) stream() stream.Options {
-	return stream.Options{Tick: c.tick(), WriteTimeout: c.WriteTimeout, CloseTimeout: c.CloseTimeout, Loops: runtime.GOMAXPROCS(0)}
 }

@@ -3,6 +3,7 @@ package fanfare
 import (
 	"fmt"
 
+	"fanfare/internal/feed"
 	"fanfare/internal/frame"
 )
 
@@ -46,8 +47,8 @@ func (s *Server) stuck() *disconnect {
 	return &disconnect{byStuck, frame.TryAgainLater, fmt.Sprintf("you read nothing for %v", s.cfg.WriteTimeout)}
 }
 
-func (s *Server) tooSlow(at Position) *disconnect {
-	return &disconnect{bySlowness, frame.TryAgainLater, fmt.Sprintf("you lag more than %d bytes behind; resume with ?since=%s", s.cfg.MaxLag, at)}
+func tooSlow(c *feed.Cursor) *disconnect {
+	return &disconnect{bySlowness, frame.TryAgainLater, fmt.Sprintf("you lag more than %d bytes behind; resume with ?since=%s", c.Limit(), c.Position())}
 }
 
 func (s *Server) unfinished() *disconnect {

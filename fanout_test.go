@@ -17,16 +17,16 @@ func TestDeliveryAllocatesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer srv.Shutdown(t.Context())
-	in, err := srv.subscribe(t.Context(), "budget", nil, nil)
+	in, err := srv.subscribe(t.Context(), "budget", nil, slowness{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer srv.leave(in, nil)
+	defer srv.leave(&in, nil)
 	c := in.channel
 	const receivers = 1000
 	sessions := make([]*session, receivers)
 	for i := range sessions {
-		sessions[i] = &session{server: srv, sub: &subscription{channel: c, cursor: c.feed.Live(plainForm, feed.CatchUp, 1<<20)}, partial: -1}
+		sessions[i] = &session{server: srv, who: nobody, sub: subscription{channel: c, cursor: *c.feed.Live(plainForm, feed.CatchUp, 1<<20)}}
 	}
 	for _, batch := range []int{1, 64} {
 		t.Run(fmt.Sprint(batch), func(t *testing.T) {
@@ -69,13 +69,13 @@ func TestJoinedOncePerChannel(t *testing.T) {
 	const receivers = 100
 	var sessions []*session
 	for _, name := range []string{"a", "b"} {
-		in, err := srv.subscribe(t.Context(), name, nil, plainForm)
+		in, err := srv.subscribe(t.Context(), name, nil, slowness{}, plainForm)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer srv.leave(in, nil)
+		defer srv.leave(&in, nil)
 		for range receivers {
-			sessions = append(sessions, &session{server: srv, partial: -1, sub: &subscription{channel: in.channel, cursor: in.channel.feed.Live(plainForm, feed.CatchUp, 1<<20)}})
+			sessions = append(sessions, &session{server: srv, who: nobody, sub: subscription{channel: in.channel, cursor: *in.channel.feed.Live(plainForm, feed.CatchUp, 1<<20)}})
 		}
 	}
 	for n := range 8 {

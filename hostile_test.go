@@ -115,7 +115,9 @@ func TestEndlessFragments(t *testing.T) {
 	}
 }
 
-// Pings from one who never reads cost next to nothing, and end with a cut.
+// Pings from one who never reads cost next to nothing: many of them get one
+// pong, so it may take hours until there is no room for more (that one who takes
+// nothing is cut then, TestStuckPeer shows).
 func TestPingFlood(t *testing.T) {
 	s := perform(t, fanfare.Config{WriteTimeout: 300 * time.Millisecond})
 	honest := s.join("/")
@@ -138,7 +140,6 @@ func TestPingFlood(t *testing.T) {
 	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 1<<20 {
 		t.Errorf("the heap grew by %d bytes under %d pings", grown, sent/131)
 	}
-	eventually(t, "the flood is cut off", func() bool { return s.Stats().Ended["stuck"] == 1 })
 	honest.say("dry")
 	if got := honest.said(); got != "dry" {
 		t.Fatal(got)

@@ -3,7 +3,11 @@ package fanfare
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"net"
+	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -11,7 +15,9 @@ import (
 
 	"fanfare/broker"
 	"fanfare/internal/frame"
+	"fanfare/internal/reactor"
 	"fanfare/internal/stream"
+	"fanfare/internal/transport"
 )
 
 // A Server is a broadcast server. Make it with [New]; mount it as an
@@ -19,22 +25,25 @@ import (
 // from any goroutine.
 type Server struct {
 	// Static after New.
-	cfg       Config
-	log       *slog.Logger
-	broker    broker.Broker
-	transport *stream.Transport
-	rules     frame.Rules
-	ticks     ticks
+	cfg        Config
+	log        *slog.Logger
+	broker     broker.Broker
+	transports []transport.Transport // the first that takes a connection has it
+	rules      frame.Rules
+	ticks      ticks
+	life       context.Context // ends when Shutdown has ended all sessions
+	die        context.CancelFunc
 
 	stats   counters
-	closing atomic.Bool  // Shutdown was called
-	pending atomic.Int64 // publications that the broker has not answered yet
+	closing atomic.Bool   // Shutdown was called
+	pending atomic.Int64  // publications that the broker has not answered yet
+	present atomic.Int64  // sessions
+	loops   atomic.Uint32 // how often anyLoop was asked
 	// live has the channels by name, for deliveries, which must not wait for mu.
 	live sync.Map
 
 	mu       sync.Mutex // guards the following
 	channels map[string]*channel
-	sessions map[*session]struct{}
 	locals   map[*Subscription]struct{}
 	janitor  *time.Timer    // runs tidy; nil while there are no channels
 	ends     sync.WaitGroup // one for each session admitted; Add under mu, not after closing
@@ -52,12 +61,16 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	transports, err := cfg.transports(os.Getenv("FANFARE_TRANSPORT"))
+	if err != nil {
+		return nil, err
+	}
 	s := &Server{
-		cfg:       cfg,
-		log:       cfg.Logger,
-		broker:    cfg.Broker,
-		transport: stream.New(cfg.stream()),
-		rules:     frame.Rules{Masked: true, Limit: int64(cfg.MaxMessage)},
+		cfg:        cfg,
+		log:        cfg.Logger,
+		broker:     cfg.Broker,
+		transports: transports,
+		rules:      frame.Rules{Masked: true, Limit: int64(cfg.MaxMessage)},
 		ticks: ticks{
 			heartbeat: cfg.ticks(cfg.Heartbeat),
 			answer:    cfg.ticks(cfg.HeartbeatTimeout),
@@ -65,13 +78,61 @@ func New(cfg Config) (*Server, error) {
 			message:   cfg.ticks(cfg.MessageTimeout),
 		},
 		channels: make(map[string]*channel),
-		sessions: make(map[*session]struct{}),
 		locals:   make(map[*Subscription]struct{}),
 	}
+	s.life, s.die = context.WithCancel(context.Background())
 	if err := s.broker.Start(s.deliver); err != nil {
+		s.closeTransports()
 		return nil, err
 	}
 	return s, nil
+}
+
+// transports returns the transports, the one to be preferred first. choice is
+// what FANFARE_TRANSPORT says, which is for finding out whether one of them is to blame for something.
+func (c *Config) transports(choice string) ([]transport.Transport, error) {
+	o := transport.Options{Tick: c.tick(), WriteTimeout: c.WriteTimeout, CloseTimeout: c.CloseTimeout, Loops: runtime.GOMAXPROCS(0)}
+	portable := stream.New(o)
+	switch choice {
+	case "stream":
+		return []transport.Transport{portable}, nil
+	case "", "reactor":
+	default:
+		return nil, fmt.Errorf("fanfare: FANFARE_TRANSPORT is %q; it must be reactor or stream, or nothing for the best there is", choice)
+	}
+	r, err := reactor.New(o)
+	switch {
+	case err == nil:
+		return []transport.Transport{r, portable}, nil
+	case choice == "":
+		if !errors.Is(err, errors.ErrUnsupported) {
+			c.Logger.Warn("no event loops; every connection gets goroutines of its own", "error", err)
+		}
+		return []transport.Transport{portable}, nil
+	}
+	return nil, fmt.Errorf("fanfare: FANFARE_TRANSPORT is reactor, and that is not to be had: %w", err)
+}
+
+func (s *Server) closeTransports() {
+	for _, t := range s.transports {
+		t.Close()
+	}
+}
+
+// accept hands a connection to the first transport that takes it.
+func (s *Server) accept(nc net.Conn, early []byte) (c transport.Conn, err error) {
+	for _, t := range s.transports {
+		if c, err = t.Accept(nc, early); err == nil || errors.Is(err, transport.ErrClosed) {
+			break
+		}
+	}
+	return c, err
+}
+
+// anyLoop returns the loops in turn, for those who belong to none.
+func (s *Server) anyLoop() transport.Loop {
+	loops := s.transports[0].Loops()
+	return loops[int(s.loops.Add(1))%len(loops)]
 }
 
 // deliver takes a message from the broker to the channel's feed.
@@ -102,7 +163,7 @@ func (s *Server) channel(ctx context.Context, name string) (*channel, error) {
 		return c, c.err
 	}
 	name = strings.Clone(name) // it may be a piece of a request line
-	c = newChannel(name, s.transport.Loops())
+	c = newChannel(name, s.cfg.slowness(name))
 	c.refs = 1
 	s.channels[name] = c
 	s.live.Store(name, c)
@@ -195,27 +256,30 @@ func (s *Server) admit() bool {
 	return true
 }
 
-// enter counts in a session that was admitted. If Shutdown began meanwhile and
-// may not have seen it, it is told goodbye here.
+// enter counts in a session that was admitted, and starts it. If Shutdown began
+// meanwhile and may not have seen it, it is told goodbye here.
 func (s *Server) enter(sess *session) {
-	s.mu.Lock()
-	s.sessions[sess] = struct{}{}
-	s.mu.Unlock()
+	s.present.Add(1)
+	sess.start()
 	if s.closing.Load() {
-		sess.mu.Lock()
-		sess.disconnect(goingAway, true)
-		sess.mu.Unlock()
+		sess.goAway()
 	}
 }
 
 // gone ends what admit and enter began, when the session's connection is over.
 func (s *Server) gone(sess *session, why ending, err error) {
-	s.leave(sess.sub, sess)
+	s.leave(&sess.sub, sess)
+	s.present.Add(-1)
 	s.stats.ended[why].Add(1)
-	s.log.Debug("connection ended", "channel", sess.sub.channel.name, "name", sess.name, "reason", why.String(), "error", err)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.sessions, sess)
+	channel, name := sess.sub.channel.name, sess.who.name
+	s.log.Debug("connection ended", "channel", channel, "name", name, "reason", why.String(), "error", err)
+	if s.cfg.Hooks.Disconnect != nil {
+		go func() {
+			if err := s.cfg.Hooks.disconnected(channel, name, why); err != nil {
+				s.log.Error("internal error", "error", err)
+			}
+		}()
+	}
 	s.ends.Done()
 }
 
@@ -255,19 +319,13 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	first := !s.closing.Swap(true)
 	s.settle(ctx)
 	s.mu.Lock()
-	sessions := make([]*session, 0, len(s.sessions))
-	for sess := range s.sessions {
-		sessions = append(sessions, sess)
-	}
 	locals := make([]*Subscription, 0, len(s.locals))
 	for sub := range s.locals {
 		locals = append(locals, sub)
 	}
 	s.mu.Unlock()
-	for _, sess := range sessions {
-		sess.mu.Lock()
-		sess.disconnect(goingAway, true)
-		sess.mu.Unlock()
+	for _, t := range s.transports {
+		t.Each(func(sess transport.Session) { sess.(*session).goAway() })
 	}
 	for _, sub := range locals {
 		sub.Close()
@@ -283,8 +341,9 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
-	s.transport.Close()
+	s.closeTransports()
 	<-gone
+	s.die()
 	if !first {
 		return err
 	}

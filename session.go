@@ -7,68 +7,106 @@ import (
 	"sync"
 
 	"fanfare/internal/frame"
-	"fanfare/internal/stream"
+	"fanfare/internal/transport"
 )
 
 // maxBatch is how many bytes of messages are written at once, unless one
 // message alone has more.
 const maxBatch = 64 << 10
 
-// maxNotices is how many notices wait for a slow client; what comes then is
-// left out, since nothing may grow without bound.
-const maxNotices = 16
+const (
+	// maxNotices is how many notices wait for a slow client; what comes then is
+	// left out, since nothing may grow without bound.
+	maxNotices = 16
+	// maxUnanswered is how many of a client's messages may be with the broker at
+	// once. Until it has answered some nothing more is read from that client.
+	maxUnanswered = 64
+)
 
 // A session is one connected client that speaks WebSocket. Its transport
-// calls the methods of [stream.Session], each from one goroutine at a time.
+// calls the methods of [transport.Session]. Most sessions are idle most of the
+// time, so what is rarely there is behind a pointer.
 type session struct {
 	// Static.
 	server *Server
-	conn   *stream.Conn
-	sub    *subscription // its cursor is guarded by mu
-	name   string        // of the client; empty: nobody in particular
-	key    string        // of what it publishes; empty: none
+	conn   transport.Conn
+	who    *speaker
 
-	// Owned by Receive.
-	parser  frame.Parser
-	message frame.Message
+	mu sync.Mutex // guards the following, but for what says something else
 
-	mu sync.Mutex // guards the following
+	sub      subscription // of it, only the cursor
+	incoming *incoming    // a message under way; nil: none. Written by Receive under mu, so Receive may read it without
+	asides   *asides      // nil: none
+	closing  *closing     // we close or answer a close; nil as long as neither
 
-	// To be written, in this order: pong, ping, notices, messages, close.
-	pong    []byte   // the payload of the newest ping not answered yet; nil: none
-	ping    bool     // a ping is due
-	notices [][]byte // frames
-
-	unanswered int         // publications of the client's that the broker has not answered yet
-	closing    *disconnect // why we close or answer a close; nil as long as neither
-	flush      bool        // what was published before goes out before the close
-	flushTo    Position    // that is, messages up to this one
+	quiet      int32 // ticks since something was heard
+	unanswered int32 // publications of the client's that were not answered yet, by the hook or the broker
+	ping       bool  // a ping is due
+	paused     bool  // nothing is read for now
 	closeSent  bool
 	closeSeen  bool // the client closed, or broke the protocol: nothing is expected of it any more
-	finished   bool // Next said that nothing will follow
-
-	quiet     int // ticks since something was heard
-	partial   int // ticks since a message began that is not complete; -1: there is none
-	lingering int // ticks since we began to close, and again since we said so
 }
+
+// A speaker is who publishes over a connection. It does not change.
+type speaker struct {
+	name string // empty: nobody in particular
+	key  string // of what is published; empty: none
+}
+
+var nobody = new(speaker)
+
+// asides are what a session has to say besides messages, and what it waits
+// for. All of it is guarded by the session's mu.
+type asides struct {
+	pong    []byte     // the payload of the newest ping not answered yet; nil: none
+	notices [][]byte   // frames
+	asked   []*Message // wait for the hook Publish, which has the first of them
+}
+
+// closing is how a session closes. All of it is guarded by the session's mu.
+type closing struct {
+	*disconnect
+	flush     bool     // what was published before goes out before the close
+	flushTo   Position // that is, messages up to this one
+	lingering int      // ticks since we began to close, and again since we said so
+}
+
+// incoming takes a client's bytes. It is a [frame.Handler], and Receive's alone.
+type incoming struct {
+	session *session
+	parser  frame.Parser
+	message frame.Message
+	whole   bool // a message was completed since Receive was called
+	age     int  // ticks since the message under way began; guarded by the session's mu
+}
+
+// spare are of those who have nothing under way: nearly all, nearly always.
+var spare = sync.Pool{New: func() any { return new(incoming) }}
 
 // start begins to serve.
 func (s *session) start() {
 	s.sub.attach(s.conn.Loop(), s)
 	s.conn.Start(s)
-	s.conn.Wake() // for what happened since the cursor got its place
 }
 
-// Receive implements [stream.Session].
+// Receive implements [transport.Session].
 func (s *session) Receive(b []byte) bool {
-	err := s.parser.Push(b, &s.server.rules, s)
+	in := s.incoming
+	if in == nil {
+		in = spare.Get().(*incoming)
+		in.session = s
+	}
+	err := in.parser.Push(b, &s.server.rules, in)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.quiet = 0
-	if s.parser.Idle() {
-		s.partial = -1
-	} else if s.partial < 0 {
-		s.partial = 0
+	if s.incoming == nil || in.whole {
+		in.age, in.whole = 0, false
+	}
+	s.incoming = in
+	if in.parser.Idle() {
+		s.incoming, in.session = nil, nil
+		spare.Put(in)
 	}
 	var broken *frame.Error
 	if errors.As(err, &broken) {
@@ -82,24 +120,34 @@ func (s *session) Receive(b []byte) bool {
 var errClosed = errors.New("fanfare: the client closed")
 
 // Frame implements [frame.Handler]; Receive is what leads here.
-func (s *session) Frame(f frame.Frame) error {
+func (in *incoming) Frame(f frame.Frame) error {
+	s := in.session
 	switch f.Opcode {
 	case frame.Ping:
 		s.mu.Lock()
 		// Only the newest is answered (RFC 6455, section 5.5.3), so that a
 		// client that pings and never reads costs nothing.
-		s.pong = append(make([]byte, 0, len(f.Payload)), f.Payload...)
+		s.aside().pong = append(make([]byte, 0, len(f.Payload)), f.Payload...)
 		s.mu.Unlock()
 		s.conn.Wake()
 	case frame.Pong:
 	case frame.Close:
 		return s.peerClosed(f.Payload)
 	default:
-		if payload, whole := s.message.Add(f); whole {
+		if payload, whole := in.message.Add(f); whole {
+			in.whole = true
 			s.said(f.Opcode == frame.Binary, payload)
 		}
 	}
 	return nil
+}
+
+// aside returns the session's asides. The caller holds mu.
+func (s *session) aside() *asides {
+	if s.asides == nil {
+		s.asides = new(asides)
+	}
+	return s.asides
 }
 
 func (s *session) peerClosed(payload []byte) error {
@@ -118,16 +166,63 @@ func (s *session) peerClosed(payload []byte) error {
 	return errClosed
 }
 
-// said publishes what the client said.
+// said publishes what the client said, after the program's hook was asked.
 func (s *session) said(isBinary bool, payload []byte) {
+	m := &Message{Channel: s.sub.channel.name, Sender: s.who.name, Key: s.who.key, Binary: isBinary, Payload: bytes.Clone(payload)}
+	asks := s.server.cfg.Hooks.Publish != nil
 	s.mu.Lock()
 	s.unanswered++
+	if asks {
+		a := s.aside()
+		a.asked = append(a.asked, m)
+		if len(a.asked) == 1 {
+			go s.ask(m)
+		}
+	}
+	s.restrain()
 	s.mu.Unlock()
-	m := &Message{Channel: s.sub.channel.name, Sender: s.name, Key: s.key, Binary: isBinary, Payload: bytes.Clone(payload)}
-	s.server.publish(m, s.published)
+	if !asks {
+		s.server.publish(m, s.published)
+	}
 }
 
-// published is the broker's answer to what the client said.
+// ask has the program's hook look at m, and at what the client said after it,
+// one after the other. Hooks may block, so this is a goroutine of its own, and
+// meanwhile nothing is read.
+func (s *session) ask(m *Message) {
+	for m != nil {
+		if err := s.server.cfg.Hooks.mayPublish(s.server.life, m); err != nil {
+			s.published(Position{}, err)
+		} else {
+			s.server.publish(m, s.published)
+		}
+		m = nil
+		s.mu.Lock()
+		a := s.asides
+		if a.asked = a.asked[1:]; len(a.asked) > 0 {
+			m = a.asked[0]
+		} else {
+			a.asked = nil
+			s.restrain()
+		}
+		s.mu.Unlock()
+	}
+}
+
+// restrain has nothing read while the hook is asked or too much is unanswered,
+// and else goes on. The caller holds mu.
+func (s *session) restrain() {
+	paused := s.unanswered >= maxUnanswered || s.asides != nil && len(s.asides.asked) > 0
+	switch {
+	case paused && !s.paused:
+		s.conn.Pause()
+	case !paused && s.paused:
+		s.conn.Resume()
+	}
+	s.paused = paused
+}
+
+// published is the broker's answer to what the client said, or the hook's.
 func (s *session) published(pos Position, err error) {
 	if err != nil {
 		s.notice("not published: " + s.server.known(err).Message)
@@ -135,11 +230,12 @@ func (s *session) published(pos Position, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.unanswered--
+	s.restrain()
 	if s.closing == nil {
 		return
 	}
-	if s.flush && err == nil && !reached(pos, s.flushTo) {
-		s.flushTo = pos
+	if s.closing.flush && err == nil && !reached(pos, s.closing.flushTo) {
+		s.closing.flushTo = pos
 	}
 	s.conn.Wake()
 }
@@ -154,8 +250,8 @@ func reached(target, pos Position) bool {
 func (s *session) notice(text string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.notices) < maxNotices {
-		s.notices = append(s.notices, plainNotice(text))
+	if a := s.aside(); len(a.notices) < maxNotices {
+		a.notices = append(a.notices, plainNotice(text))
 		s.conn.Wake()
 	}
 }
@@ -167,21 +263,31 @@ func (s *session) disconnect(d *disconnect, flush bool) {
 	if s.closing != nil {
 		return
 	}
-	s.closing, s.flush = d, flush
+	s.closing = &closing{disconnect: d, flush: flush}
 	if flush {
-		s.flushTo = s.sub.channel.feed.Position()
+		s.closing.flushTo = s.sub.channel.feed.Position()
 	}
 	s.conn.Wake()
 }
 
+// goAway tells the client that we shut down.
+func (s *session) goAway() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.disconnect(goingAway, true)
+}
+
 // flushing reports whether messages are to go out before the close.
 func (s *session) flushing() bool {
-	return s.flush && (s.unanswered > 0 || !reached(s.flushTo, s.sub.cursor.Position()))
+	return s.closing.flush && (s.unanswered > 0 || !reached(s.closing.flushTo, s.sub.cursor.Position()))
 }
+
+// subscription implements [subscriber].
+func (s *session) subscription() *subscription { return &s.sub }
 
 // wake implements [subscriber].
 func (s *session) wake() {
-	if !s.conn.Wake() {
+	if !s.conn.Flush() {
 		return
 	}
 	// A write is under way. Should it last, the reader must not keep all that
@@ -189,50 +295,62 @@ func (s *session) wake() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.sub.cursor.Relieve(); err != nil {
-		s.disconnect(s.server.tooSlow(s.sub.cursor.Position()), false)
+		s.disconnect(tooSlow(&s.sub.cursor), false)
 	}
 }
 
-// Next implements [stream.Session].
-func (s *session) Next() ([]byte, bool) {
+// Next implements [transport.Session]. What is to be written is, in this order:
+// pong, ping, notices, messages, close.
+func (s *session) Next() ([]byte, transport.Then) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closeSent {
-		if s.closeSeen && !s.finished {
-			s.finished = true
-			return nil, true
-		}
-		return nil, false
+		return nil, s.afterClose()
 	}
-	if b := s.control(); b != nil {
-		return b, false
+	if s.asides != nil || s.ping {
+		if b := s.control(); b != nil {
+			return b, transport.More
+		}
 	}
 	if s.closing == nil || s.flushing() {
 		if b := s.fromFeed(); b != nil {
-			return b, false
+			if s.closing == nil && !s.sub.cursor.Pending() {
+				return b, transport.Wait
+			}
+			return b, transport.More
 		}
 	}
 	if s.closing != nil && !s.flushing() {
-		s.finished = s.closeSeen
-		return s.closeFrame(), s.closeSeen
+		return s.closeFrame(), s.afterClose()
 	}
-	return nil, false
+	return nil, transport.Wait
+}
+
+// afterClose is what follows our close frame: nothing, once there is the client's.
+func (s *session) afterClose() transport.Then {
+	if s.closeSeen {
+		return transport.Last
+	}
+	return transport.Wait
 }
 
 // control returns what goes before messages.
 func (s *session) control() []byte {
-	switch {
-	case s.pong != nil:
-		b := frame.Append(nil, frame.Pong, s.pong)
-		s.pong = nil
+	if a := s.asides; a != nil && a.pong != nil {
+		b := frame.Append(nil, frame.Pong, a.pong)
+		a.pong = nil
 		return b
-	case s.ping:
+	}
+	if s.ping {
 		s.ping = false
 		return frame.Append(nil, frame.Ping, s.sub.cursor.Position().Append(nil))
-	case len(s.notices) > 0:
-		b := s.notices[0]
-		s.notices = s.notices[1:]
+	}
+	if a := s.asides; a != nil && len(a.notices) > 0 {
+		b := a.notices[0]
+		a.notices = a.notices[1:]
 		return b
+	} else if a != nil && len(a.asked) == 0 {
+		s.asides = nil
 	}
 	return nil
 }
@@ -242,8 +360,8 @@ func (s *session) fromFeed() []byte {
 	batch, err := s.sub.cursor.Take(&s.sub.channel.joiner, maxBatch)
 	switch {
 	case err != nil:
-		s.flush = false
-		s.disconnect(s.server.tooSlow(s.sub.cursor.Position()), false)
+		s.disconnect(tooSlow(&s.sub.cursor), false)
+		s.closing.flush = false
 		return nil
 	case batch.Gap.Missed != 0:
 		s.server.stats.miss(batch.Gap)
@@ -254,11 +372,11 @@ func (s *session) fromFeed() []byte {
 
 // closeFrame returns our close frame, and notes that it was said.
 func (s *session) closeFrame() []byte {
-	s.closeSent, s.lingering = true, 0
+	s.closeSent, s.closing.lingering = true, 0
 	return frame.Append(nil, frame.Close, frame.AppendClose(nil, s.closing.code, s.closing.reason))
 }
 
-// LastWords implements [stream.Session].
+// LastWords implements [transport.Session].
 func (s *session) LastWords(err error) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -269,56 +387,58 @@ func (s *session) LastWords(err error) []byte {
 		var d *disconnect
 		switch {
 		case errors.As(err, &d):
-			s.closing = d
-		case errors.Is(err, stream.ErrWriteTimeout):
-			s.closing = s.server.stuck()
-		case errors.Is(err, stream.ErrClosed):
-			s.closing = goingAway
+		case errors.Is(err, transport.ErrWriteTimeout):
+			d = s.server.stuck()
+		case errors.Is(err, transport.ErrClosed):
+			d = goingAway
 		default:
 			return nil // the peer is not there to hear it
 		}
+		s.closing = &closing{disconnect: d}
 	}
 	return s.closeFrame()
 }
 
-// Tick implements [stream.Session].
+// Tick implements [transport.Session].
 func (s *session) Tick() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := &s.server.ticks
-	s.quiet++
-	switch {
-	case s.closing != nil:
+	if !s.paused { // or its silence is our doing
+		s.quiet++
+	}
+	switch c := s.closing; {
+	case c != nil:
 		// The transport has a deadline of its own for what is written; this is
 		// for what is to go out before our close, and then for the answer to it.
-		switch s.lingering++; {
-		case s.lingering <= t.close:
+		switch c.lingering++; {
+		case c.lingering <= t.close:
 		case s.closeSent:
-			s.conn.End(s.closing)
-		case s.flush:
-			s.flush = false
+			s.conn.End(c.disconnect)
+		case c.flush:
+			c.flush = false
 			s.conn.Wake()
 		}
 	case s.ping:
 		// Our ping waits behind a long message that still makes progress, and
 		// silence counts from when it goes out. The transport's deadline is for
 		// a peer that takes nothing.
-		s.quiet = t.heartbeat
-	case s.quiet >= t.heartbeat+t.answer:
+		s.quiet = int32(t.heartbeat)
+	case s.quiet >= int32(t.heartbeat+t.answer):
 		s.conn.End(s.server.silent())
-	case s.quiet == t.heartbeat:
+	case s.quiet == int32(t.heartbeat):
 		s.ping = true
 		s.conn.Wake()
 	}
-	if s.partial >= 0 && s.closing == nil {
-		if s.partial++; s.partial > t.message {
+	if s.incoming != nil && s.closing == nil && !s.paused {
+		if s.incoming.age++; s.incoming.age > t.message {
 			s.closeSeen = true // half a message is no place to wait for a close
 			s.disconnect(s.server.unfinished(), false)
 		}
 	}
 }
 
-// Gone implements [stream.Session].
+// Gone implements [transport.Session].
 func (s *session) Gone(err error) {
 	s.mu.Lock()
 	why := byLoss

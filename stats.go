@@ -35,8 +35,9 @@ func (c *counters) miss(g feed.Gap) {
 // Stats returns the counters. It may be called from any goroutine.
 func (s *Server) Stats() Stats {
 	st := Stats{Published: s.stats.published.Load(), Missed: make(map[string]int64), Ended: make(map[string]int64)}
+	st.Sessions = int(s.present.Load())
 	s.mu.Lock()
-	st.Sessions, st.Channels = len(s.sessions), len(s.channels)
+	st.Channels = len(s.channels)
 	s.mu.Unlock()
 	for i := range s.stats.missed {
 		st.Missed[feed.Reason(i).String()] = s.stats.missed[i].Load()

@@ -9,47 +9,50 @@ import (
 
 	"fanfare/broker"
 	"fanfare/internal/feed"
-	"fanfare/internal/stream"
+	"fanfare/internal/transport"
 )
 
 // A subscription is one reader in one channel, a session or the program's own.
 type subscription struct {
-	channel  *channel     // static
-	cursor   *feed.Cursor // its owner's, under the owner's mu
-	audience *audience    // static once attach was called
+	channel  *channel    // static
+	audience *audience   // static once attach was called
+	seat     int         // among the audience; owned by its loop
+	cursor   feed.Cursor // its owner's, under the owner's mu
 }
 
 // subscribe opens a channel, if it is not open yet, and places a cursor in it:
-// after since, or, if that is nil, after the newest message. Sooner or later
-// the caller calls leave.
-func (s *Server) subscribe(ctx context.Context, name string, since *Position, form *feed.Form) (*subscription, error) {
+// after since, or, if that is nil, after the newest message. slow is what the
+// reader wants other than the channel's settings. Sooner or later the caller
+// calls leave.
+func (s *Server) subscribe(ctx context.Context, name string, since *Position, slow slowness, form *feed.Form) (subscription, error) {
 	c, err := s.channel(ctx, name)
 	if err != nil {
-		return nil, err
+		return subscription{}, err
 	}
-	cursor := c.feed.Live(form, feed.Policy(s.cfg.SlowReaders), int64(s.cfg.MaxLag))
+	slow = slow.or(c.slow)
+	cursor := c.feed.Live(form, slow.policy.feeds(), int64(slow.maxLag))
 	if since != nil && !cursor.Resume(*since) {
 		page, err := s.broker.History(ctx, name, broker.Query{Since: *since})
 		if err != nil {
 			s.release(c)
-			return nil, err
+			return subscription{}, err
 		}
 		cursor.Rewind(page)
 	}
-	return &subscription{channel: c, cursor: cursor}, nil
+	return subscription{channel: c, cursor: *cursor}, nil
 }
 
-// attach has member woken, by a loop, whenever the channel has more. What came
-// before is not announced: the caller looks for itself.
-func (sub *subscription) attach(loop *stream.Loop, member subscriber) {
+// attach has member, whose place this is, woken by a loop whenever the channel
+// has more, and once for what came before.
+func (sub *subscription) attach(loop transport.Loop, member subscriber) {
 	sub.audience = sub.channel.audience(loop)
-	sub.audience.add(member)
+	loop.Post(sub.audience.join(member))
 }
 
 // leave ends the subscription, whether member was attached or not.
 func (s *Server) leave(sub *subscription, member subscriber) {
 	if sub.audience != nil {
-		sub.audience.remove(member)
+		sub.audience.loop.Post(sub.audience.leave(member))
 	}
 	s.release(sub.channel)
 }
@@ -60,6 +63,10 @@ type SubscribeOptions struct {
 	// Since: resume after this position. Nil: begin with what is published
 	// from now on. A pointer to the zero Position: the oldest message kept.
 	Since *Position
+	// SlowReaders is what becomes of this reader when it lags more than MaxLag
+	// bytes behind. Zero: what the channel's settings say.
+	SlowReaders Policy
+	MaxLag      int
 }
 
 // A Subscription is this program's own reader of a channel. It has a cursor
@@ -70,7 +77,7 @@ type Subscription struct {
 	more   chan struct{} // a token when there may be more to read
 	done   chan struct{} // closed by Close and by the server's shutdown
 	once   sync.Once     // closes done
-	in     *subscription // static; its cursor is guarded by mu
+	in     subscription  // its cursor is guarded by mu
 
 	mu sync.Mutex
 }
@@ -104,17 +111,19 @@ func (s *Server) Subscribe(ctx context.Context, channel string, o *SubscribeOpti
 	if err := CheckChannel(channel); err != nil {
 		return nil, err
 	}
-	in, err := s.subscribe(ctx, channel, o.Since, nil)
+	if o.SlowReaders > Close || o.MaxLag < 0 {
+		return nil, errorf("bad_slow", "SlowReaders is %d and MaxLag %d; they must be one of the policies and a number of bytes, or zero for the channel's settings", o.SlowReaders, o.MaxLag)
+	}
+	in, err := s.subscribe(ctx, channel, o.Since, slowness{o.SlowReaders, o.MaxLag}, nil)
 	if err != nil {
 		return nil, err
 	}
 	sub := &Subscription{server: s, in: in, more: make(chan struct{}, 1), done: make(chan struct{})}
 	if !s.addLocal(sub) {
-		s.leave(in, sub)
+		s.leave(&sub.in, sub)
 		return nil, ErrServerClosed
 	}
-	in.attach(s.transport.Loops()[0], sub)
-	sub.wake()
+	sub.in.attach(s.anyLoop(), sub)
 	return sub, nil
 }
 
@@ -173,7 +182,7 @@ func (sub *Subscription) Close() {
 	sub.once.Do(func() {
 		close(sub.done)
 		sub.server.removeLocal(sub)
-		sub.server.leave(sub.in, sub)
+		sub.server.leave(&sub.in, sub)
 	})
 }
 
@@ -200,6 +209,9 @@ func (sub *Subscription) signal() {
 	default:
 	}
 }
+
+// subscription implements [subscriber].
+func (sub *Subscription) subscription() *subscription { return &sub.in }
 
 // wake implements [subscriber].
 func (sub *Subscription) wake() {

@@ -71,10 +71,24 @@ type Cursor struct {
 	limit  int64  // static: lag in bytes past which policy applies
 	from   int64  // static: the feed's size when the reader was made; what was there then is no lag
 
-	at  *Entry          // the entry taken last; nil when the reader let go of it
-	seq int64           // its number, once at is nil
+	at     *Entry  // the entry taken last; nil when the reader let go of it
+	astray *astray // what few readers need; nil as long as nothing of it was
+}
+
+// astray is what remains of a reader's place once it let go of it, or when it
+// has missed something.
+type astray struct {
+	seq int64           // number of the entry taken last, once at is nil
 	pos broker.Position // its position, once at is nil
 	gap Gap             // to be reported before anything else is taken
+}
+
+// stray returns what few readers need, to be written to.
+func (c *Cursor) stray() *astray {
+	if c.astray == nil {
+		c.astray = new(astray)
+	}
+	return c.astray
 }
 
 // Live returns a reader of what comes after the newest message. limit is how
@@ -119,7 +133,7 @@ func (c *Cursor) Rewind(page broker.Page) {
 		begin = placeBefore(page.Messages[0])
 	}
 	if page.Gap {
-		c.gap = Gap{Expired, c.missed(page.Missed, begin)}
+		c.stray().gap = Gap{Expired, c.missed(page.Missed, begin)}
 	}
 	msgs := page.Messages
 	for len(msgs) > 0 && !upTo(msgs[len(msgs)-1], here) {
@@ -131,8 +145,8 @@ func (c *Cursor) Rewind(page broker.Page) {
 	if c.at == nil {
 		// It let go of its place while the broker was asked. Its policy decides
 		// where it goes on, and counts what it then misses from here.
-		c.seq -= int64(len(msgs))
-		c.pos = begin
+		c.astray.seq -= int64(len(msgs))
+		c.astray.pos = begin
 		return
 	}
 	// What the feed's own history has is read from there, since it is encoded
@@ -177,6 +191,9 @@ func (c *Cursor) missed(gone uint64, begin broker.Position) int64 {
 	return max(0, n)
 }
 
+// Limit returns how many bytes the reader may lag.
+func (c *Cursor) Limit() int64 { return c.limit }
+
 // Lag returns how many bytes of messages the reader has not taken yet, of
 // those that came after it was made; once it let go of its place, more than
 // its limit.
@@ -195,13 +212,13 @@ func (c *Cursor) slow() bool {
 
 // Pending reports whether Take has something to give.
 func (c *Cursor) Pending() bool {
-	return c.gap.Missed != 0 || c.at == nil || c.at.following() != nil
+	return c.astray != nil || c.at.following() != nil
 }
 
 // Position returns the place after the message taken last.
 func (c *Cursor) Position() broker.Position {
 	if c.at == nil {
-		return c.pos
+		return c.astray.pos
 	}
 	return c.at.msg.Position
 }
@@ -245,13 +262,19 @@ func (c *Cursor) Next() (*broker.Message, Gap, error) {
 // settle finds the place to go on from, and returns a gap that is to be
 // reported first.
 func (c *Cursor) settle() (Gap, error) {
-	if c.gap.Missed == 0 && (c.at == nil || c.slow()) {
+	if (c.astray == nil || c.astray.gap.Missed == 0) && (c.at == nil || c.slow()) {
 		if err := c.place(); err != nil {
 			return Gap{}, err
 		}
 	}
-	gap := c.gap
-	c.gap = Gap{}
+	if c.astray == nil {
+		return Gap{}, nil
+	}
+	gap := c.astray.gap
+	c.astray.gap = Gap{}
+	if c.at != nil {
+		c.astray = nil
+	}
 	return gap, nil
 }
 
@@ -269,7 +292,8 @@ func (c *Cursor) Relieve() error {
 }
 
 func (c *Cursor) letGo() {
-	c.seq, c.pos, c.at = c.at.seq, c.at.msg.Position, nil
+	lost := c.stray()
+	lost.seq, lost.pos, c.at = c.at.seq, c.at.msg.Position, nil
 }
 
 // place finds where a reader that lags too far goes on.
@@ -288,10 +312,10 @@ func (c *Cursor) place() error {
 		c.placeLatest()
 	case c.policy == CatchUp && old != nil:
 		c.at = before(old)
-		for next := old; next != nil && next.seq <= c.seq; next = next.next.Load() {
+		for next := old; next != nil && next.seq <= c.astray.seq; next = next.next.Load() {
 			c.at = next
 		}
-		c.gap = Gap{Outrun, max(0, old.seq-1-c.seq)}
+		c.astray.gap = Gap{Outrun, max(0, old.seq-1-c.astray.seq)}
 	case c.policy == CatchUp:
 		c.placeNewest(Outrun)
 	default:
@@ -304,7 +328,7 @@ func (c *Cursor) place() error {
 func (c *Cursor) placeNewest(why Reason) {
 	head := c.feed.head.Load()
 	c.at = before(head)
-	c.gap = Gap{why, head.seq - 1 - c.seq}
+	c.astray.gap = Gap{why, head.seq - 1 - c.astray.seq}
 }
 
 // placeLatest goes to a place from which the newest messages for each key are
@@ -318,7 +342,7 @@ func (c *Cursor) placeLatest() {
 	}
 	f.mu.Lock()
 	head := f.head.Load()
-	found := f.latest.since(c.pos)
+	found := f.latest.since(c.astray.pos)
 	f.mu.Unlock()
 	n := int64(len(found))
 	// The newest message of all is the newest for its key, so it is the last found.
@@ -328,8 +352,8 @@ func (c *Cursor) placeLatest() {
 		e.next.Store(next)
 		next = e
 	}
-	c.gap = Gap{Superseded, head.seq - c.seq - n}
-	c.at = &Entry{content: placeOf(c.pos), seq: next.seq - 1, size: head.size}
+	c.astray.gap = Gap{Superseded, head.seq - c.astray.seq - n}
+	c.at = &Entry{content: placeOf(c.astray.pos), seq: next.seq - 1, size: head.size}
 	c.at.next.Store(next)
 }
 

@@ -5,13 +5,6 @@
 // writes lives only while there is something to write. Every write has a
 // deadline.
 //
-// # The door
-//
-// A transport knows nothing of WebSocket, channels or feeds. It sees a
-// [Session]: bytes in, bytes out, a tick for time, and the end. The session
-// sees a [Conn]: wake me, end me, and the [Loop] where work for many sessions
-// is done. Whoever writes another transport has these three to offer.
-//
 // # Two ways to hurt yourself
 //
 // A session's methods must not block: Receive is the connection's reading,
@@ -20,59 +13,19 @@
 package stream
 
 import (
-	"errors"
 	"net"
 	"runtime"
 	"sync"
 	"time"
 
 	"fanfare/internal/netend"
+	"fanfare/internal/transport"
 )
 
-// A Session is what a connection serves. Receive is called by one goroutine,
-// Next by another, Tick by a third, each never twice at once; Gone is the last
-// call of all.
-type Session interface {
-	// Receive takes bytes that arrived, and may change them until it returns.
-	// It reports whether the session wants more; if not, what still arrives is
-	// read and thrown away, so that the peer can read our last words in peace.
-	Receive(b []byte) bool
-	// Next returns what to write now; nothing if there is nothing until Wake
-	// is called. last says that nothing will follow these bytes: the transport
-	// ends its direction of the connection, and, when the peer ended its own
-	// or CloseTimeout passed, all of it.
-	Next() (b []byte, last bool)
-	// LastWords returns what is still to be said when the peer is stuck, or the
-	// connection is being ended before Next said last. It is written behind what
-	// was begun if that is possible without waiting. It is called once, by
-	// whoever called Receive or Next.
-	LastWords(err error) []byte
-	// Tick is called about every Options.Tick.
-	Tick()
-	// Gone says that the connection is over, and why: io.EOF when the peer
-	// ended it, the error given to End, or the network's. Nothing of it is
-	// left then.
-	Gone(err error)
-}
-
-// Options are a transport's settings. All are needed.
-type Options struct {
-	Tick         time.Duration // between two calls of Session.Tick
-	WriteTimeout time.Duration // how long a peer may take nothing of what is written; see [netend.Write] for what that means over TLS
-	CloseTimeout time.Duration // how long a peer may take to end its direction after we ended ours
-	Loops        int           // how many Loops
-}
-
-// ErrWriteTimeout is the end of a connection whose peer is stuck.
-var ErrWriteTimeout = errors.New("stream: the peer took nothing of what was written within the write timeout")
-
-// ErrClosed is the end of the connections that a transport had when it was closed.
-var ErrClosed = errors.New("stream: transport closed")
-
-// A Transport serves connections. Its methods may be called from any goroutine.
+// A Transport implements [transport.Transport] for any net.Conn.
 type Transport struct {
-	opts  Options // static
-	loops []*Loop // static
+	opts  transport.Options // static
+	loops []transport.Loop  // static
 
 	mu     sync.Mutex // guards the following
 	conns  map[*Conn]struct{}
@@ -83,27 +36,25 @@ type Transport struct {
 }
 
 // New returns a transport.
-func New(o Options) *Transport {
+func New(o transport.Options) *Transport {
 	t := &Transport{opts: o, conns: make(map[*Conn]struct{})}
 	for range max(1, o.Loops) {
-		t.loops = append(t.loops, new(Loop))
+		t.loops = append(t.loops, new(loop))
 	}
 	return t
 }
 
-// Loops returns the transport's loops; the same slice each time.
-func (t *Transport) Loops() []*Loop { return t.loops }
+// Loops implements [transport.Transport].
+func (t *Transport) Loops() []transport.Loop { return t.loops }
 
-// Accept takes over nc, of which early was read already. The connection can be
-// woken at once, but nothing is read, written or told before Start, which must
-// follow. After Close, Accept returns ErrClosed and nc is the caller's still.
-func (t *Transport) Accept(nc net.Conn, early []byte) (*Conn, error) {
+// Accept implements [transport.Transport].
+func (t *Transport) Accept(nc net.Conn, early []byte) (transport.Conn, error) {
 	c := &Conn{nc: nc, early: early, transport: t}
-	c.idle.L = &c.mu
+	c.idle.L, c.reads.L = &c.mu, &c.mu
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
-		return nil, ErrClosed
+		return nil, transport.ErrClosed
 	}
 	c.loop = t.loops[t.next%len(t.loops)]
 	t.next++
@@ -115,8 +66,17 @@ func (t *Transport) Accept(nc net.Conn, early []byte) (*Conn, error) {
 	return c, nil
 }
 
-// Close ends all connections with ErrClosed and waits until all were told
-// Gone. So it must not be called by a session.
+// Each implements [transport.Transport].
+func (t *Transport) Each(f func(transport.Session)) {
+	t.mu.Lock()
+	conns := t.snapshot()
+	t.mu.Unlock()
+	for _, c := range conns {
+		c.loop.Post(transport.Do(func() { c.during(f) }))
+	}
+}
+
+// Close implements [transport.Transport].
 func (t *Transport) Close() {
 	t.mu.Lock()
 	t.closed = true
@@ -126,7 +86,7 @@ func (t *Transport) Close() {
 	}
 	t.mu.Unlock()
 	for _, c := range conns {
-		c.End(ErrClosed)
+		c.End(transport.ErrClosed)
 	}
 	t.ends.Wait()
 }
@@ -168,20 +128,15 @@ func (t *Transport) forget(c *Conn) {
 	t.mu.Unlock()
 }
 
-// A Task is work for the sessions of one loop.
-type Task interface{ Run() }
-
-// A Loop runs tasks one after the other. Each connection belongs to one for
-// good, so that what concerns many connections can be done by several loops
-// at once without meeting.
-type Loop struct {
+// A loop is a goroutine that lives while there are tasks.
+type loop struct {
 	mu      sync.Mutex // guards the following
-	queue   []Task
+	queue   []transport.Task
 	running bool
 }
 
-// Post has t run soon. It does not wait. May be called from any goroutine.
-func (l *Loop) Post(t Task) {
+// Post implements [transport.Loop].
+func (l *loop) Post(t transport.Task) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.queue = append(l.queue, t)
@@ -191,11 +146,12 @@ func (l *Loop) Post(t Task) {
 	}
 }
 
-func (l *Loop) run() {
+func (l *loop) run() {
+	var again []transport.Task
 	for {
 		l.mu.Lock()
-		tasks := l.queue
-		l.queue = nil
+		tasks := append(again, l.queue...)
+		again, l.queue = nil, nil
 		if len(tasks) == 0 {
 			l.running = false
 			l.mu.Unlock()
@@ -203,37 +159,45 @@ func (l *Loop) run() {
 		}
 		l.mu.Unlock()
 		for _, t := range tasks {
-			t.Run()
+			if t.Run() {
+				again = append(again, t)
+			}
 		}
 	}
 }
 
-// A Conn is a session's connection. Its methods may be called from any goroutine.
+// A Conn implements [transport.Conn]. All its methods may be called from any
+// goroutine: what writes is another one.
 type Conn struct {
-	nc        net.Conn   // static
-	transport *Transport // static
-	loop      *Loop      // static
-	session   Session    // static after Start
-	early     []byte     // what was read before Accept; the reading goroutine's
+	nc        net.Conn          // static
+	transport *Transport        // static
+	loop      transport.Loop    // static
+	session   transport.Session // static after Start
+	early     []byte            // what was read before Accept; the reading goroutine's
 
 	mu      sync.Mutex // guards the following
 	started bool
-	idle    sync.Cond // signalled when writing or ticking ends
+	idle    sync.Cond // signalled when writing or during ends
 	writing bool      // a goroutine writes
-	ticking bool      // a goroutine is in Tick
-	ended   bool      // Tick is not called any more
+	inside  int       // goroutines that are in during
+	ended   bool      // nobody enters it any more
+	reads   sync.Cond // signalled when paused or cause changes
+	paused  bool      // nothing is read
 	again   bool      // Wake was called meanwhile
 	over    bool      // no goroutine may start writing any more
 	last    bool      // our direction is ended
 	cause   error     // why the connection is to end; nil as long as it is not
 }
 
-// Loop returns the loop that the connection belongs to.
-func (c *Conn) Loop() *Loop { return c.loop }
+// Loop implements [transport.Conn].
+func (c *Conn) Loop() transport.Loop { return c.loop }
 
-// Wake says that Next has something to give. It reports whether a write is
-// under way, which then goes on with it: when it takes long, the peer is slow.
-func (c *Conn) Wake() (busy bool) {
+// Wake implements [transport.Conn].
+func (c *Conn) Wake() { c.Flush() }
+
+// Flush implements [transport.Conn]: it has another goroutine write, or the
+// one that writes go on, and then it may be that the peer is slow.
+func (c *Conn) Flush() (busy bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.writing {
@@ -250,8 +214,32 @@ func (c *Conn) Wake() (busy bool) {
 	return false
 }
 
-// Start begins to serve s. It is called once.
-func (c *Conn) Start(s Session) {
+// Pause implements [transport.Conn].
+func (c *Conn) Pause() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.paused = true
+}
+
+// Resume implements [transport.Conn].
+func (c *Conn) Resume() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.paused = false
+	c.reads.Broadcast()
+}
+
+// whilePaused waits as long as nothing is to be read.
+func (c *Conn) whilePaused() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.paused && c.cause == nil {
+		c.reads.Wait()
+	}
+}
+
+// Start implements [transport.Conn].
+func (c *Conn) Start(s transport.Session) {
 	tuneTCP(c.nc)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -263,8 +251,7 @@ func (c *Conn) Start(s Session) {
 	}
 }
 
-// End ends the connection at once; Gone will be told err. What the session
-// has as last words is tried, without waiting. A second call changes nothing.
+// End implements [transport.Conn].
 func (c *Conn) End(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -272,20 +259,24 @@ func (c *Conn) End(err error) {
 		return
 	}
 	c.cause = err
+	c.reads.Broadcast()
 	c.nc.SetDeadline(time.Unix(1, 0)) // both goroutines stop waiting
 }
 
-func (c *Conn) tick() {
+func (c *Conn) tick() { c.during(transport.Session.Tick) }
+
+// during calls f within the session's life: after Start, and not after Gone.
+func (c *Conn) during(f func(transport.Session)) {
 	c.mu.Lock()
 	if !c.started || c.ended {
 		c.mu.Unlock()
 		return
 	}
-	c.ticking = true
+	c.inside++
 	c.mu.Unlock()
-	c.session.Tick()
+	f(c.session)
 	c.mu.Lock()
-	c.ticking = false
+	c.inside--
 	c.idle.Broadcast()
 	c.mu.Unlock()
 }
@@ -310,7 +301,7 @@ func (c *Conn) read() {
 		c.nc.SetWriteDeadline(time.Unix(1, 0)) // not later: the writer may be at its last words
 	}
 	c.over = true
-	for c.writing || c.ticking {
+	for c.writing || c.inside > 0 {
 		c.idle.Wait()
 	}
 	c.ended = true
@@ -340,6 +331,7 @@ func (c *Conn) receive() error {
 		if big != nil {
 			buf = *big
 		}
+		c.whilePaused()
 		n, err := c.nc.Read(buf)
 		if n > 0 && wanted {
 			wanted = c.session.Receive(buf[:n])
@@ -396,6 +388,7 @@ func (c *Conn) fail(err error) error {
 	defer c.mu.Unlock()
 	if c.cause == nil {
 		c.cause = err
+		c.reads.Broadcast()
 	}
 	return c.cause
 }
@@ -404,15 +397,15 @@ func (c *Conn) fail(err error) error {
 // left of the bytes that were begun.
 func (c *Conn) writeNext() (rest []byte, err error) {
 	for {
-		b, last := c.session.Next()
-		if len(b) == 0 && !last {
-			return nil, nil
-		}
+		b, then := c.session.Next()
 		if rest, err := c.writeAll(b); err != nil {
 			return rest, err
 		}
-		if last {
+		switch {
+		case then == transport.Last:
 			c.endWriting()
+			return nil, nil
+		case then == transport.Wait, len(b) == 0:
 			return nil, nil
 		}
 	}
@@ -421,7 +414,7 @@ func (c *Conn) writeNext() (rest []byte, err error) {
 func (c *Conn) writeAll(b []byte) (rest []byte, err error) {
 	rest, err = netend.Write(c.nc, b, c.transport.opts.WriteTimeout, c.writeUntil)
 	if err == netend.ErrStuck {
-		err = ErrWriteTimeout
+		err = transport.ErrWriteTimeout
 	}
 	return rest, err
 }

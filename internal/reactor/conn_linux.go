@@ -1,0 +1,272 @@
+//go:build !386 && !s390x
+
+package reactor
+
+import (
+	"io"
+	"os"
+	"sync/atomic"
+	"syscall"
+
+	"fanfare/internal/transport"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Conn implements [transport.Conn]. It is as small as it can be: an idle
+// connection is this, a slot in the loop's table, and the session.
+type Conn struct {
+	loop    *loop             // static
+	session transport.Session // static after start, which is on the loop
+
+	paused atomic.Bool // nothing is read
+	queued atomic.Bool // Run is on its way; whoever sets it brings the connection into the loop's tasks
+
+	// Owned by the loop's goroutine, after Start.
+	over     bool           // closed
+	readable bool           // there may be something to read
+	hungUp   bool           // the peer ended its direction: a read that finds less than it could take is not the last
+	deaf     bool           // the session wants nothing more; what arrives is thrown away
+	blocked  bool           // the kernel has no room for rest
+	mute     bool           // our direction is ended
+	then     transport.Then // what follows rest
+	fd       int32
+	slot     uint32
+	waited   uint32 // ticks since the peer took something of what is written, or, when mute, since we ended our direction
+	unacked  uint32 // bytes that the peer's system had not taken at the last tick, while blocked
+	rest     []byte // what a write left, or, before Start, what was read before Accept; others may share it
+}
+
+// Loop implements [transport.Conn].
+func (c *Conn) Loop() transport.Loop { return c.loop }
+
+// Start implements [transport.Conn].
+func (c *Conn) Start(s transport.Session) {
+	c.loop.Post(transport.Do(func() { c.start(s) }))
+}
+
+func (c *Conn) start(s transport.Session) {
+	c.session = s
+	c.loop.seat(c)
+	early := c.rest
+	c.rest = nil
+	if c.loop.closing {
+		c.end(transport.ErrClosed)
+		return
+	}
+	tune(int(c.fd))
+	// What arrived since is reported at once, as an edge of its own.
+	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET&0xFFFFFFFF, Fd: int32(c.slot)}
+	if err := unix.EpollCtl(c.loop.fd, unix.EPOLL_CTL_ADD, int(c.fd), &event); err != nil {
+		c.end(os.NewSyscallError("epoll_ctl", err))
+		return
+	}
+	if len(early) > 0 {
+		c.deaf = !c.session.Receive(early)
+	}
+	c.Flush() // for a Wake that came too early
+}
+
+// Wake implements [transport.Conn].
+func (c *Conn) Wake() {
+	if !c.queued.Swap(true) {
+		c.loop.Post(c)
+	}
+}
+
+// Run implements [transport.Task]: it reads and writes what there is, a little of each.
+func (c *Conn) Run() (more bool) {
+	c.queued.Store(false)
+	if c.session == nil || c.over {
+		return false // too early, and start will look for itself, or too late
+	}
+	more = c.read()
+	more = c.write() || more
+	// One place in the tasks is enough.
+	return more && !c.queued.Swap(true)
+}
+
+// happened takes what epoll has to say.
+func (c *Conn) happened(events uint32) {
+	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+		c.hungUp = true
+	}
+	if events&unix.EPOLLOUT != 0 {
+		c.blocked = false
+	}
+	if events&^unix.EPOLLOUT != 0 {
+		c.readable = true
+	}
+	more := c.read()
+	if len(c.rest) > 0 {
+		more = c.write() || more
+	}
+	if more && !c.queued.Swap(true) {
+		c.loop.later(c)
+	}
+}
+
+// Flush implements [transport.Conn].
+func (c *Conn) Flush() (busy bool) {
+	if c.write() && !c.queued.Swap(true) {
+		c.loop.later(c)
+	}
+	return c.blocked
+}
+
+// Pause implements [transport.Conn].
+func (c *Conn) Pause() { c.paused.Store(true) }
+
+// Resume implements [transport.Conn].
+func (c *Conn) Resume() {
+	c.paused.Store(false)
+	c.Wake()
+}
+
+// End implements [transport.Conn].
+func (c *Conn) End(err error) {
+	c.loop.Post(transport.Do(func() { c.end(err) }))
+}
+
+// read takes what is there to the session, one buffer at most, and reports whether
+// there may be more.
+func (c *Conn) read() (more bool) {
+	if !c.readable || c.over || c.paused.Load() {
+		return false
+	}
+	n, errno := recv(int(c.fd), c.loop.buf)
+	switch {
+	case errno == syscall.EAGAIN:
+		c.readable = false
+		return false
+	case errno == syscall.EINTR:
+		return true
+	case errno != 0:
+		c.end(os.NewSyscallError("read", errno))
+		return false
+	case n == 0:
+		c.end(io.EOF)
+		return false
+	}
+	if !c.deaf {
+		c.deaf = !c.session.Receive(c.loop.buf[:n])
+	}
+	// Less than there was room for means that nothing is left, and that the next
+	// byte will be an edge (epoll(7)).
+	c.readable = n == len(c.loop.buf) || c.hungUp
+	return c.readable && !c.over && !c.paused.Load()
+}
+
+// batches is how many slices of the session's a connection writes in one turn.
+const batches = 2
+
+// write writes what there is as far as the kernel has room, two slices of the
+// session's at most, and reports whether there may be more that it has room for.
+func (c *Conn) write() (more bool) {
+	if c.blocked || c.mute || c.over || c.session == nil {
+		return false
+	}
+	for taken := 0; ; {
+		if len(c.rest) == 0 {
+			if c.then == transport.Last {
+				c.endWriting()
+				return false
+			}
+			if taken == batches {
+				return true
+			}
+			taken++
+			if c.rest, c.then = c.session.Next(); len(c.rest) == 0 {
+				if c.then == transport.Last {
+					c.endWriting()
+				}
+				return false
+			}
+		}
+		n, errno := send(int(c.fd), c.rest)
+		switch {
+		case errno == syscall.EINTR:
+			continue
+		case errno != 0 && errno != syscall.EAGAIN:
+			c.end(os.NewSyscallError("write", errno))
+			return false
+		}
+		if n > 0 {
+			c.waited = 0
+		}
+		if n < len(c.rest) {
+			c.rest = c.rest[max(n, 0):]
+			c.blocked = true // the kernel says when there is room again
+			if c.then == transport.Wait {
+				c.then = transport.More // until then nobody asks the session, so there may be
+			}
+			return false
+		}
+		c.rest = nil
+		if c.then == transport.Wait {
+			return false
+		}
+	}
+}
+
+// endWriting ends our direction, so that the peer can read to its end and still
+// speak: closing outright while its bytes are unread would make the system send
+// a reset, and that may overtake our last words.
+func (c *Conn) endWriting() {
+	c.mute, c.waited = true, 0
+	unix.Shutdown(int(c.fd), unix.SHUT_WR)
+}
+
+// tick is what happens once a tick, when the wheel comes by.
+func (c *Conn) tick() {
+	if c.blocked || c.mute {
+		c.waited++
+	}
+	if c.blocked {
+		// The kernel calls for more only when a good part of what it holds has
+		// gone; a slow peer that takes a little all the time is not stuck.
+		if n := unacked(int(c.fd)); n < c.unacked {
+			c.unacked, c.waited = n, 0
+		} else {
+			c.unacked = n
+		}
+	}
+	switch {
+	case c.mute && c.waited > c.loop.closeTimeout:
+		c.end(os.ErrDeadlineExceeded)
+	case c.blocked && c.waited > c.loop.writeTimeout:
+		c.end(transport.ErrWriteTimeout)
+	default:
+		c.session.Tick()
+	}
+}
+
+// end is the one place where a connection ends.
+func (c *Conn) end(err error) {
+	if c.over {
+		return
+	}
+	if !c.mute {
+		c.speakLast(err)
+	}
+	c.over = true
+	unix.Close(int(c.fd)) // which takes it from epoll too
+	c.loop.unseat(c)
+	c.rest = nil
+	c.session.Gone(err)
+	c.loop.ends.Done()
+}
+
+// speakLast tries to write the rest of what was begun and the last words,
+// without waiting.
+func (c *Conn) speakLast(err error) {
+	words := c.session.LastWords(err)
+	if len(words) == 0 {
+		return
+	}
+	fd := int(c.fd)
+	makeRoom(fd, len(c.rest)+len(words))
+	if n, _ := send(fd, c.rest); n == len(c.rest) || len(c.rest) == 0 {
+		send(fd, words)
+	}
+}

@@ -1,0 +1,247 @@
+//go:build !386 && !s390x
+
+package reactor
+
+import (
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"fanfare/internal/transport"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// bufferSize is what is read at once. A peer that floods has a turn for each.
+	bufferSize = 32 << 10
+	// turn is how long tasks run before the sockets are asked again.
+	turn = 2 * time.Millisecond
+)
+
+// A loop is a goroutine that owns connections.
+type loop struct {
+	epoll *os.File        // static; open for as long as the goroutine runs
+	raw   syscall.RawConn // static; of epoll
+	fd    int             // static; of epoll
+	bell  int             // static; an eventfd that wakes the loop
+	done  chan struct{}   // closed when the goroutine ended
+	spoke time.Duration   // static; between two visits of the wheel
+	ends  *sync.WaitGroup // static; the reactor's
+	load  atomic.Int32    // connections, and those about to be
+
+	writeTimeout, closeTimeout uint32 // static; in ticks
+
+	// Owned by the goroutine.
+	conns   []*Conn  // by slot; nil: free
+	free    []uint32 // the free slots
+	buf     []byte   // what is read, until the session has taken it
+	events  []unix.EpollEvent
+	got     int                // how many events there are
+	poll    func(uintptr) bool // fills events; kept, since making it would allocate
+	tasks   []transport.Task   // to run, in this order
+	next    time.Time          // of the wheel's visits
+	at      int                // the wheel's spoke
+	closing bool               // ends as soon as nobody is left
+
+	mu     sync.Mutex // guards the following
+	queue  []transport.Task
+	asleep bool // the goroutine waits, or is about to: ring the bell
+}
+
+func newLoop(o transport.Options, ends *sync.WaitGroup) (*loop, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	bell, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		unix.Close(fd)
+		return nil, os.NewSyscallError("eventfd", err)
+	}
+	l := &loop{
+		fd: fd, bell: bell, done: make(chan struct{}), ends: ends,
+		spoke:        max(o.Tick/spokes, time.Millisecond),
+		writeTimeout: ticks(o.WriteTimeout, o.Tick), closeTimeout: ticks(o.CloseTimeout, o.Tick),
+		buf: make([]byte, bufferSize), events: make([]unix.EpollEvent, 256),
+	}
+	// Edge-triggered, so that it need never be read.
+	err = unix.EpollCtl(fd, unix.EPOLL_CTL_ADD, bell, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: -1})
+	if err == nil {
+		err = unix.SetNonblock(fd, true) // so that os knows it for one that can be waited for
+	}
+	l.epoll = os.NewFile(uintptr(fd), "epoll")
+	if err == nil {
+		l.raw, err = l.epoll.SyscallConn()
+	}
+	if err == nil {
+		err = l.epoll.SetReadDeadline(time.Time{}) // an error says that the poller does not take it
+	}
+	if err != nil {
+		l.epoll.Close()
+		unix.Close(bell)
+		return nil, err
+	}
+	l.poll = func(uintptr) bool {
+		l.got = ready(l.fd, l.events)
+		return l.got > 0
+	}
+	go l.run()
+	return l, nil
+}
+
+// ticks returns how many ticks d lasts, at least.
+func ticks(d, tick time.Duration) uint32 { return uint32((d + tick - 1) / tick) }
+
+// Post implements [transport.Loop].
+func (l *loop) Post(t transport.Task) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.queue = append(l.queue, t)
+	if l.asleep {
+		l.asleep = false
+		unix.Write(l.bell, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // an eventfd takes a number of 64 bits, in any order of bytes that is not zero
+	}
+}
+
+// run is the loop's life.
+func (l *loop) run() {
+	defer close(l.done)
+	defer unix.Close(l.bell) // nobody rings it: the loop is not asleep, and never will be
+	defer l.epoll.Close()
+	for !l.closing || l.load.Load() > 0 {
+		if l.idle() {
+			l.wait()
+		} else {
+			l.got = ready(l.fd, l.events)
+		}
+		for i := range l.got {
+			l.happened(&l.events[i])
+		}
+		l.work()
+		l.visit()
+		// Others need the processor too: a loop that is always busy would keep
+		// it until the scheduler takes it away, every 10 ms.
+		runtime.Gosched()
+	}
+}
+
+// idle reports whether there is no task, and if so has Post ring the bell.
+func (l *loop) idle() bool {
+	if len(l.tasks) > 0 {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.asleep = len(l.queue) == 0
+	return l.asleep
+}
+
+// wait parks until something happens, or it is time for the wheel.
+func (l *loop) wait() {
+	l.got = 0
+	// The error is that the deadline has passed, and visit sees to that.
+	_ = l.raw.Read(l.poll)
+	l.mu.Lock()
+	l.asleep = false
+	l.mu.Unlock()
+}
+
+// happened takes an event to its connection. One that ended a moment ago has
+// left its slot, and nobody else gets it before the next turn.
+func (l *loop) happened(e *unix.EpollEvent) {
+	if e.Fd < 0 {
+		return // the bell
+	}
+	if c := l.conns[e.Fd]; c != nil {
+		c.happened(e.Events)
+	}
+}
+
+// work runs tasks: those that have more to do, and those that came since. What
+// remains after a turn's time is left for the next.
+func (l *loop) work() {
+	l.mu.Lock()
+	l.tasks = append(l.tasks, l.queue...)
+	clear(l.queue)
+	l.queue = l.queue[:0]
+	l.mu.Unlock()
+	if len(l.tasks) == 0 {
+		return
+	}
+	until := time.Now().Add(turn)
+	done, n := 0, len(l.tasks) // what is added from here on is for the next turn
+	for done < n {
+		t := l.tasks[done]
+		done++
+		if t.Run() {
+			l.tasks = append(l.tasks, t)
+		}
+		if done%8 == 0 && time.Now().After(until) {
+			break
+		}
+	}
+	rest := copy(l.tasks, l.tasks[done:])
+	clear(l.tasks[rest:])
+	l.tasks = l.tasks[:rest]
+}
+
+// later has c run in the next turn.
+func (l *loop) later(c *Conn) { l.tasks = append(l.tasks, c) }
+
+// visit calls a part of the connections when it is time.
+func (l *loop) visit() {
+	if len(l.conns) == len(l.free) {
+		if !l.next.IsZero() {
+			l.next = time.Time{}
+			l.epoll.SetReadDeadline(time.Time{})
+		}
+		return
+	}
+	now := time.Now()
+	if now.Before(l.next) {
+		return
+	}
+	if !l.next.IsZero() {
+		for slot := l.at; slot < len(l.conns); slot += spokes {
+			if c := l.conns[slot]; c != nil {
+				c.tick()
+			}
+		}
+		l.at = (l.at + 1) % spokes
+	}
+	l.next = now.Add(l.spoke)
+	l.epoll.SetReadDeadline(l.next)
+}
+
+// close ends all connections, and then the loop.
+func (l *loop) close() {
+	l.closing = true
+	for _, c := range l.conns {
+		if c != nil {
+			c.end(transport.ErrClosed)
+		}
+	}
+}
+
+// seat gives c a slot.
+func (l *loop) seat(c *Conn) {
+	if n := len(l.free); n > 0 {
+		c.slot = l.free[n-1]
+		l.free = l.free[:n-1]
+		l.conns[c.slot] = c
+		return
+	}
+	c.slot = uint32(len(l.conns))
+	l.conns = append(l.conns, c)
+}
+
+// unseat takes it back.
+func (l *loop) unseat(c *Conn) {
+	l.conns[c.slot] = nil
+	l.free = append(l.free, c.slot)
+	l.load.Add(-1)
+}

@@ -1,0 +1,43 @@
+package fanfare
+
+import (
+	"fmt"
+	"strings"
+)
+
+// checkPattern returns nil if pattern is one: a channel's name, in which a
+// segment may be "*", and the last "**".
+func checkPattern(pattern string) error {
+	plain := pattern
+	if head, ok := strings.CutSuffix(pattern, "**"); ok && (head == "" || strings.HasSuffix(head, "/")) {
+		plain = head + "any"
+	}
+	segments := strings.Split(plain, "/")
+	for i, segment := range segments {
+		if segment == "*" {
+			segments[i] = "any"
+		}
+	}
+	if CheckChannel(strings.Join(segments, "/")) != nil {
+		return fmt.Errorf(`%.80q is no pattern: it is a channel's name in which a segment may be *, for any one, and the last **, for all that follows, as in "tick/*" and "chat/**"`, pattern)
+	}
+	return nil
+}
+
+// fits reports whether a channel's name fits a pattern.
+func fits(pattern, name string) bool {
+	for {
+		p, morePattern, isMorePattern := strings.Cut(pattern, "/")
+		if p == "**" {
+			return true
+		}
+		n, moreName, isMoreName := strings.Cut(name, "/")
+		if p != "*" && p != n || isMorePattern != isMoreName {
+			return false
+		}
+		if !isMoreName {
+			return true
+		}
+		pattern, name = morePattern, moreName
+	}
+}
