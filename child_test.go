@@ -25,8 +25,8 @@ import (
 	"go.uber.org/goleak"
 )
 
-// transports are what FANFARE_TRANSPORT may be.
-var transports = []string{"stream", "reactor"}
+// transports are what FANFARE_TRANSPORT may be here.
+var transports = map[bool][]string{false: {"stream"}, true: {"stream", "reactor"}}[runtime.GOOS == "linux"]
 
 // An outpost is a server in a process of its own, so that what it holds can be
 // counted exactly: descriptors, goroutines and heap are nobody else's. It is this
@@ -54,24 +54,30 @@ func (h holdings) String() string {
 		h.Files, h.Goroutines, h.Heap, h.HeapObjects, h.Resident>>10, h.Sessions, h.Channels, h.Ended, h.Missed)
 }
 
-// outpostSettings in the environment makes this test binary the server of an
-// outpost; it is a Config in JSON.
-const outpostSettings = "FANFARE_TEST_OUTPOST"
+// outposts are the servers that there are outposts of.
+var outposts = map[string]fanfare.Config{
+	"churn":    churnConfig,
+	"trickle":  {History: 1 << 20, HistoryBytes: 16 << 20, MaxLag: 128 << 10, WriteTimeout: time.Second, Heartbeat: time.Minute},
+	"forget":   {History: 1 << 20, HistoryBytes: 256 << 10, MaxLag: 128 << 10, WriteTimeout: time.Minute, Heartbeat: time.Minute},
+	"unplug":   unplugConfig,
+	"stampede": {},
+}
+
+var unplugConfig = fanfare.Config{Heartbeat: time.Second, HeartbeatTimeout: 3 * time.Second, WriteTimeout: time.Second, History: 16, HistoryAge: time.Second}
+
+// outpostName in the environment makes this test binary the server of an outpost.
+const outpostName = "FANFARE_TEST_OUTPOST"
 
 // open starts an outpost over a transport. When the test ends, the outpost shuts
 // down, and must find nothing left and no data race.
-func open(t testing.TB, transport string, cfg fanfare.Config) *outpost {
+func open(t testing.TB, transport, name string) *outpost {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	settings, err := json.Marshal(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
 	o := &outpost{t: t, process: exec.Command(self)}
-	o.process.Env = append(os.Environ(), outpostSettings+"="+string(settings), "FANFARE_TRANSPORT="+transport)
+	o.process.Env = append(os.Environ(), outpostName+"="+name, "FANFARE_TRANSPORT="+transport)
 	var complaints bytes.Buffer
 	o.process.Stderr = &complaints
 	in, err := o.process.StdinPipe()
@@ -101,10 +107,10 @@ func open(t testing.TB, transport string, cfg fanfare.Config) *outpost {
 }
 
 // serveOutpost is the life of an outpost's process.
-func serveOutpost(settings string) error {
-	var cfg fanfare.Config
-	if err := json.Unmarshal([]byte(settings), &cfg); err != nil {
-		return err
+func serveOutpost(name string) error {
+	cfg, ok := outposts[name]
+	if !ok {
+		return fmt.Errorf("there is no outpost %q", name)
 	}
 	cfg.Logger = slog.New(slog.DiscardHandler)
 	server, err := fanfare.New(cfg)
@@ -226,4 +232,18 @@ func (o *outpost) deserted(before holdings, tolerance int64) {
 	}
 	o.t.Logf("before: %v", before)
 	o.t.Logf("after:  %v", now)
+}
+
+// join connects a person, until the test ends.
+func (o *outpost) join(path string, headers ...string) *person {
+	o.t.Helper()
+	p, resp, err := meet(o.t, o.addr, path, headers...)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	o.t.Cleanup(func() { p.conn.Close() })
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		o.t.Fatalf("joining %s: %s", path, resp.Status)
+	}
+	return p
 }

@@ -23,8 +23,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if settings := os.Getenv(outpostSettings); settings != "" {
-		if err := serveOutpost(settings); err != nil {
+	if name := os.Getenv(outpostName); name != "" {
+		if err := serveOutpost(name); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
