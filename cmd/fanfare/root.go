@@ -75,7 +75,8 @@ the connection was closed abnormally.`,
   fanfare connect                      # talk, in a second terminal
   fanfare connect chat/general --name alice
   fanfare publish chat/general "Dinner is ready"
-  fanfare subscribe chat/general --json`,
+  fanfare subscribe chat/general --json
+  fanfare bench bench/a                # what can this machine do?`,
 		Version:       version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -98,7 +99,7 @@ the connection was closed abnormally.`,
 	root.SuggestionsMinimumDistance = 2
 	root.SetVersionTemplate("fanfare {{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
-	root.AddCommand(serveCommand(std), connectCommand(std), subscribeCommand(std), publishCommand(std))
+	root.AddCommand(serveCommand(std), connectCommand(std), subscribeCommand(std), publishCommand(std), benchCommand(std))
 	root.InitDefaultCompletionCmd()
 	if completion, _, err := root.Find([]string{"completion"}); err == nil {
 		completion.RunE = func(cmd *cobra.Command, args []string) error {
