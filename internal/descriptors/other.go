@@ -1,0 +1,9 @@
+//go:build !unix
+
+package descriptors
+
+// Limit is 0: no limit is known.
+func Limit() int { return 0 }
+
+// InUse is 0: it is not known.
+func InUse() int { return 0 }
