@@ -1,0 +1,142 @@
+package fanfare_test
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"fanfare"
+)
+
+// What a connection and a delivery may cost, over real sockets. The clients are
+// bare descriptors, so that what Go's heap holds is the server's alone.
+
+// flock connects n clients to a channel.
+func flock(t *testing.T, addr net.Addr, n int) []int {
+	t.Helper()
+	host := addr.(*net.TCPAddr)
+	var to syscall.SockaddrInet4
+	to.Port = host.Port
+	copy(to.Addr[:], host.IP.To4())
+	request := []byte("GET /crowd HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n")
+	fds := make([]int, n)
+	t.Cleanup(func() {
+		for _, fd := range fds {
+			syscall.Close(fd)
+		}
+	})
+	answer := make([]byte, 4096)
+	for i := range fds {
+		fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fds[i] = fd
+		syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &syscall.Timeval{Sec: int64(patience / time.Second)})
+		if err := syscall.Connect(fd, &to); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := syscall.Write(fd, request); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := syscall.Read(fd, answer); err != nil || !strings.HasPrefix(string(answer[:n]), "HTTP/1.1 101") {
+			t.Fatalf("%q %v", answer[:n], err)
+		}
+	}
+	return fds
+}
+
+// bare serves s on a port of its own, by a server of net/http's that keeps nothing for itself.
+func bare(t *testing.T, s *fanfare.Server) net.Addr {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: s}
+	go server.Serve(l)
+	t.Cleanup(func() {
+		s.Shutdown(t.Context())
+		server.Close()
+	})
+	return l.Addr()
+}
+
+func settled() (m runtime.MemStats) {
+	for range 3 { // what a pool lets go of is gone after the second
+		runtime.GC()
+	}
+	runtime.ReadMemStats(&m)
+	return m
+}
+
+// An idle connection is a few objects, a few hundred bytes, and no goroutine.
+func TestIdleBudget(t *testing.T) {
+	t.Setenv("FANFARE_TRANSPORT", "reactor")
+	s, err := fanfare.New(fanfare.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := bare(t, s)
+	flock(t, addr, 100) // what is there once
+	const n = 2000
+	eventually(t, "they are in", func() bool { return s.Stats().Sessions == 100 })
+	goroutines := runtime.NumGoroutine()
+	before := settled()
+	flock(t, addr, n)
+	eventually(t, "they are in", func() bool { return s.Stats().Sessions == 100+n })
+	eventually(t, "net/http's goroutines are gone", func() bool { return runtime.NumGoroutine() <= goroutines })
+	after := settled()
+	bytes := int64(after.HeapAlloc-before.HeapAlloc) / n
+	objects := float64(after.HeapObjects-before.HeapObjects) / n
+	t.Logf("%d bytes in %.2f objects for each idle connection", bytes, objects)
+	if bytes > 300 {
+		t.Errorf("an idle connection costs %d bytes of the heap, 300 were meant at most", bytes)
+	}
+	if objects > 2.2 {
+		t.Errorf("an idle connection costs %.2f objects, 2 were meant: the session and the connection", objects)
+	}
+}
+
+// A delivery allocates nothing, however many there are.
+func TestDeliveryBudget(t *testing.T) {
+	t.Setenv("FANFARE_TRANSPORT", "reactor")
+	s, err := fanfare.New(fanfare.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := bare(t, s)
+	const n, messages = 1000, 50
+	fds := flock(t, addr, n)
+	buf := make([]byte, 4096)
+	payload := []byte(`{"type":"budget"}`)
+	round := func() {
+		if _, err := s.Publish(t.Context(), &fanfare.Message{Channel: "crowd", Payload: payload}); err != nil {
+			t.Fatal(err)
+		}
+		for _, fd := range fds {
+			if k, err := syscall.Read(fd, buf); err != nil || k != 2+len(payload) {
+				t.Fatalf("%q %v", buf[:max(k, 0)], err)
+			}
+		}
+	}
+	round()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range messages {
+		round()
+	}
+	runtime.ReadMemStats(&after)
+	each := float64(after.Mallocs-before.Mallocs) / messages
+	t.Logf("%s allocations for a message to %d", fmt.Sprintf("%.1f", each), n)
+	// What a message costs once; a thousandth of an object for each delivery
+	// would be one more.
+	if each > 40 {
+		t.Errorf("%.1f allocations for a message to %d readers: deliveries allocate", each, n)
+	}
+}
