@@ -172,6 +172,9 @@ func (r *Report) Err() error {
 	case len(wrong) > 0:
 		return errors.New(strings.Join(wrong, ", "))
 	case r.Traffic == nil && r.Unstalled == nil && r.Memory == nil && (r.Scenario != Connect || r.Handshakes == nil || r.Handshakes.Connections == 0):
+		if r.Interrupted {
+			return errors.New("it was interrupted before anything was measured")
+		}
 		return errors.New("nothing was measured")
 	}
 	return nil
@@ -204,7 +207,7 @@ func (t *traffic) report(first, last snapshot, s schedule, rss, peak int64) *Tra
 		r.Generator.Late = &late
 	}
 	if t.config.PID != 0 {
-		cpu := last.server.cpu - first.server.cpu
+		cpu := max(last.server.cpu-first.server.cpu, 0) // none of a process that is gone
 		r.Server = &Server{CPU: each(cpu, deliveries), Cores: cpu.Seconds() / seconds, RSS: rss, Growth: peak - rss}
 	}
 	return r

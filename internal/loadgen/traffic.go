@@ -50,7 +50,12 @@ func runTraffic(ctx context.Context, c *Config, d *dialer, r *Report, stalled in
 		if result.Server != nil && process(c.PID).sharesCores() {
 			rival = result.Server.Cores
 		}
-		r.Warnings = append(r.Warnings, result.Generator.judge(result.Latency.P99, rival)...)
+		for _, w := range result.Generator.judge(result.Latency.P99, rival) {
+			if c.Scenario == Stall {
+				w = fmt.Sprintf("with %d that never read: %s", stalled, w)
+			}
+			r.Warnings = append(r.Warnings, w)
+		}
 		if t.crowd.tally().overrun {
 			r.Warnings = append(r.Warnings, fmt.Sprintf("more than %d messages were under way at once, or some were lost: \"last receiver\" is not of all of them", maxWindow))
 		}
@@ -65,8 +70,10 @@ func (t *traffic) probe(ctx context.Context) error {
 	w := t.crowd
 	defer t.watch("waiting until everybody hears everything", 0)()
 	probing := 2 * t.config.patience
-	for end := w.now() + int64(probing); ctx.Err() == nil; {
-		p := newPublisher(w.conns[0], w.begin(rand.Uint32(), 0), t.config.Size)
+	end := w.now() + int64(probing)
+	_ = w.conns[0].net.SetWriteDeadline(w.clock.Add(time.Duration(end)))
+	for ctx.Err() == nil {
+		p := newPublisher(w.conns[0], w.begin(rand.Uint32(), 0), MinSize)
 		if err := p.send(0, w.now()); err != nil {
 			return fmt.Errorf("no message could be sent: %s", describe(err))
 		}
