@@ -16,4 +16,6 @@ fi
 go vet -race ./...
 # Under other people's routers, which are no dependencies of ours.
 (cd internal/mounts && go vet -race ./... && go test -race -vet=off -timeout 2m ./...)
+# Beside other servers: each is started and measured for a moment, so that the comparison cannot rot.
+(cd bench && go vet -race ./... && go test -race -vet=off -timeout 2m ./...)
 exec go test -race -vet=off -timeout 8m ./...
