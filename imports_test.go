@@ -18,26 +18,37 @@ import (
 // which modules from outside. Test files may import more. A new package gets
 // its line here first; "." is the package fanfare itself.
 var house = map[string]struct{ ours, outside string }{
-	"internal/frame":     {"", ""},
-	"internal/handshake": {"", ""},
-	"internal/netend":    {"", ""},
-	"internal/stream":    {"internal/netend", ""},
-	"broker":             {"", ""},
-	"broker/brokertest":  {"broker", ""},
-	"internal/feed":      {"broker", ""},
-	"web":                {"", ""},
+	"internal/frame":       {"", ""},
+	"internal/handshake":   {"", ""},
+	"internal/netend":      {"", ""},
+	"internal/transport":   {"", ""},
+	"internal/stream":      {"internal/netend internal/transport", ""},
+	"internal/reactor":     {"internal/transport", "golang.org/x/sys"},
+	"internal/descriptors": {"internal/netend", "golang.org/x/sys"},
+	"broker":               {"", ""},
+	"broker/brokertest":    {"broker", ""},
+	"internal/feed":        {"broker", ""},
+	"web":                  {"", ""},
 
-	".": {"broker internal/feed internal/frame internal/handshake internal/stream web", ""},
+	".": {"broker internal/descriptors internal/feed internal/frame internal/handshake internal/reactor internal/stream internal/transport web", ""},
 
 	"websocket":         {"internal/frame internal/handshake internal/netend", "golang.org/x/net"},
 	"internal/terminal": {"", "charm.land/bubbletea/v2 charm.land/bubbles/v2 charm.land/lipgloss/v2 github.com/charmbracelet/x/ansi"},
 
-	"cmd/fanfare":         {". websocket internal/terminal", "github.com/spf13/cobra github.com/spf13/pflag golang.org/x/sys golang.org/x/term"},
+	"internal/loadgen": {"internal/frame internal/handshake", "github.com/HdrHistogram/hdrhistogram-go"},
+
+	"cmd/fanfare":         {". websocket internal/descriptors internal/loadgen internal/terminal", "github.com/spf13/cobra github.com/spf13/pflag golang.org/x/sys golang.org/x/term"},
 	"examples/embed":      {".", ""},
 	"internal/echoserver": {"websocket", ""},
 	"internal/echoclient": {"websocket", ""},
 	"internal/partner":    {"", ""},
 	"internal/mounts":     {"", ""}, // tests only, and a module of its own, for what they import
+
+	// Also a module of its own: what Fanfare is measured beside.
+	"bench/measure":       {"", ""},
+	"bench/peers/coder":   {"", "github.com/coder/websocket"},
+	"bench/peers/gorilla": {"", "github.com/gorilla/websocket"},
+	"bench/peers/gws":     {"", "github.com/lxzan/gws"},
 }
 
 func TestImports(t *testing.T) {
