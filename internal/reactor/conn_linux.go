@@ -23,13 +23,13 @@ type Conn struct {
 	queued atomic.Bool // Run is on its way; whoever sets it brings the connection into the loop's tasks
 
 	// Owned by the loop's goroutine, after Start.
-	over     bool           // closed
-	readable bool           // there may be something to read
-	hungUp   bool           // the peer ended its direction: a read that finds less than it could take is not the last
-	deaf     bool           // the session wants nothing more; what arrives is thrown away
-	blocked  bool           // the kernel has no room for rest
-	mute     bool           // our direction is ended
-	then     transport.Then // what follows rest
+	over     bool // closed
+	readable bool // there may be something to read
+	hungUp   bool // the peer ended its direction: a read that finds less than it could take is not the last
+	deaf     bool // the session wants nothing more; what arrives is thrown away
+	blocked  bool // the kernel has no room for rest
+	mute     bool // our direction is ended
+	last     bool // nothing follows rest
 	fd       int32
 	slot     uint32
 	waited   uint32 // ticks since the peer took something of what is written, or, when mute, since we ended our direction
@@ -166,47 +166,53 @@ func (c *Conn) write() (more bool) {
 	if c.blocked || c.mute || c.over || c.session == nil {
 		return false
 	}
-	for taken := 0; ; {
-		if len(c.rest) == 0 {
-			if c.then == transport.Last {
-				c.endWriting()
-				return false
-			}
-			if taken == batches {
-				return true
-			}
-			taken++
-			if c.rest, c.then = c.session.Next(); len(c.rest) == 0 {
-				if c.then == transport.Last {
-					c.endWriting()
-				}
-				return false
-			}
-		}
-		n, errno := send(int(c.fd), c.rest)
-		switch {
-		case errno == syscall.EINTR:
-			continue
-		case errno != 0 && errno != syscall.EAGAIN:
-			c.end(os.NewSyscallError("write", errno))
-			return false
-		}
-		if n > 0 {
-			c.waited = 0
-		}
-		if n < len(c.rest) {
-			c.rest = c.rest[max(n, 0):]
-			c.blocked = true // the kernel says when there is room again
-			if c.then == transport.Wait {
-				c.then = transport.More // until then nobody asks the session, so there may be
-			}
-			return false
-		}
+	if b, last := c.rest, c.last; len(b) > 0 {
 		c.rest = nil
-		if c.then == transport.Wait {
+		if !c.place(b, last) {
+			return false
+		}
+		if last {
+			c.endWriting()
 			return false
 		}
 	}
+	for range batches {
+		b, then := c.session.Next()
+		if len(b) > 0 && !c.place(b, then == transport.Last) {
+			return false
+		}
+		if then == transport.Last {
+			c.endWriting()
+			return false
+		}
+		if then == transport.Wait || len(b) == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// place writes b, after which nothing follows if it is the last, and reports
+// whether the kernel had room for all of it. It writes to c only if it must: in
+// a broadcast to many that is a line of the processor's cache for each.
+func (c *Conn) place(b []byte, last bool) bool {
+	n, errno := send(int(c.fd), b)
+	for errno == syscall.EINTR {
+		n, errno = send(int(c.fd), b)
+	}
+	if errno != 0 && errno != syscall.EAGAIN {
+		c.end(os.NewSyscallError("write", errno))
+		return false
+	}
+	if n > 0 && c.waited != 0 {
+		c.waited = 0
+	}
+	if n == len(b) {
+		return true
+	}
+	// The kernel says when there is room again.
+	c.rest, c.last, c.blocked = b[max(n, 0):], last, true
+	return false
 }
 
 // endWriting ends our direction, so that the peer can read to its end and still
