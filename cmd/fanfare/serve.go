@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"fanfare"
+	"fanfare/internal/descriptors"
 )
 
 const (
@@ -179,8 +180,16 @@ func serveUntil(interrupted context.Context, f serveFlags, t timeouts, std stdio
 		handler = onlyHosts(f.hosts, srv)
 	}
 	server := newHTTPServer(handler, cfg.Logger, t)
+	guarded := descriptors.NewListener(listener, cfg.Logger)
+	server.ConnState = guarded.ConnState
+	if limit := descriptors.Limit(); limit > 0 {
+		cfg.Logger.Info("file descriptors", "limit", limit, "connections", descriptors.Room())
+	}
+	serving, ended := context.WithCancel(context.Background())
+	defer ended()
+	go giveBack(serving, quietFor)
 	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(listener) }()
+	go func() { failed <- server.Serve(guarded) }()
 	std.say("ready, open %s", readyURL(listener.Addr()))
 	select {
 	case err := <-failed:

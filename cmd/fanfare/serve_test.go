@@ -21,8 +21,15 @@ import (
 // host:port.
 func daemon(t *testing.T, args ...string) (cmd *exec.Cmd, said *program, at string) {
 	t.Helper()
-	said = &program{t: t, errs: &buffer{changed: make(chan struct{}, 1)}}
 	cmd = exec.Command("fanfare", append([]string{"serve", "--listen", "127.0.0.1:0"}, args...)...) // testscript put it into PATH
+	said, at = launch(t, cmd)
+	return cmd, said, at
+}
+
+// launch starts a command that becomes `fanfare serve`.
+func launch(t *testing.T, cmd *exec.Cmd) (said *program, at string) {
+	t.Helper()
+	said = &program{t: t, errs: &buffer{changed: make(chan struct{}, 1)}}
 	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
 	cmd.Stderr = said.errs
 	if err := cmd.Start(); err != nil {
@@ -38,7 +45,7 @@ func daemon(t *testing.T, args ...string) (cmd *exec.Cmd, said *program, at stri
 	if !ok {
 		t.Fatalf("the server said %q", said.errs)
 	}
-	return cmd, said, at
+	return said, at
 }
 
 // exits waits for a process and returns its exit code.

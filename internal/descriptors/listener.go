@@ -19,17 +19,19 @@ import (
 
 const (
 	silence    = time.Second            // of a connection that may then be closed for somebody else's sake
-	question   = 100 * time.Millisecond // for one who is turned away to ask: what it asks comes right behind the connection
+	question   = 5 * time.Millisecond   // for one who is turned away to ask: what it asks comes right behind the connection
+	answer     = time.Second            // to write so little on a new connection never takes any time
 	farewell   = 10 * time.Millisecond  // for the rest of what it asks, which would reset the connection and destroy the answer
 	pause      = 100 * time.Millisecond // before the next try when there is nothing that could be done
 	retryAfter = 2                      // seconds, told to who is turned away
 )
 
 // A Listener accepts connections for one [http.Server] also when the last
-// descriptor is taken, where net/http alone would wait, and log each time. Then
-// it closes who has been silent longest, for a second at least: a connection on
-// which nothing was asked yet, or nothing more. If there is nobody like that it
-// gives up a descriptor that it keeps for this, and answers the newcomer 503 on it.
+// descriptor is taken, where net/http alone would wait, and log each time. When
+// they are scarce it closes who has been silent longest, for a second at least: a
+// connection on which nothing was asked yet, or nothing more. If there is nobody
+// like that and none is left, it gives up a descriptor that it keeps for this,
+// and answers the newcomer 503 on it.
 //
 // Set the server's ConnState to [Listener.ConnState].
 type Listener struct {
@@ -67,6 +69,8 @@ func (l *Listener) Accept() (net.Conn, error) {
 			l.give()
 			return nil, err
 		case l.keep():
+			for Scarce() && l.closeSilent() { // they are in the way of those who would stay
+			}
 			return conn, nil
 		default:
 			l.turnAway(conn)
@@ -97,11 +101,13 @@ func (l *Listener) give() bool {
 func (l *Listener) turnAway(conn net.Conn) {
 	defer conn.Close()
 	Refused(l.log)
-	// Some clients take an answer that precedes what they ask for a fault.
-	_ = conn.SetDeadline(time.Now().Add(question))
-	_, _ = conn.Read(make([]byte, 16<<10))
-	_ = conn.SetDeadline(time.Now().Add(farewell))
-	if _, err := conn.Write(refusal()); err == nil && netend.EndWriting(conn) {
+	// Some clients take an answer that precedes what they ask for a fault. The
+	// times are short, since all others wait meanwhile.
+	_ = conn.SetReadDeadline(time.Now().Add(question))
+	asked, _ := conn.Read(make([]byte, 16<<10))
+	_ = conn.SetWriteDeadline(time.Now().Add(answer))
+	if _, err := conn.Write(refusal()); err == nil && netend.EndWriting(conn) && asked > 0 {
+		_ = conn.SetReadDeadline(time.Now().Add(farewell))
 		_, _ = io.CopyN(io.Discard, conn, 1<<20)
 	}
 }
