@@ -18,4 +18,8 @@ go vet -race ./...
 (cd internal/mounts && go vet -race ./... && go test -race -vet=off -timeout 2m ./...)
 # Beside other servers: each is started and measured for a moment, so that the comparison cannot rot.
 (cd bench && go vet -race ./... && go test -race -vet=off -timeout 2m ./...)
-exec go test -race -vet=off -timeout 8m ./...
+go test -race -vet=off -timeout 8m ./...
+# The same over the transport that TLS and other systems have. Churn had both already.
+if [ "$(go env GOOS)" = linux ]; then
+  FANFARE_TRANSPORT=stream go test -race -vet=off -timeout 4m -skip '^TestChurn$' . ./cmd/fanfare
+fi
