@@ -12,6 +12,7 @@ import (
 
 // The server is this process: what it uses is more than nothing.
 func TestServerProcess(t *testing.T) {
+	t.Parallel()
 	u := ours(t, httptest.NewServer)
 	c := quick(u, Throughput)
 	c.PID = os.Getpid()
@@ -36,6 +37,7 @@ func TestServerProcess(t *testing.T) {
 }
 
 func TestSources(t *testing.T) {
+	t.Parallel()
 	h := &hub{}
 	c := quick(h.start(t), Connect)
 	c.Sources = []netip.Addr{netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3")}

@@ -174,6 +174,7 @@ func flawless(t *testing.T, r *Traffic, receivers int64) {
 }
 
 func TestScenarios(t *testing.T) {
+	t.Parallel()
 	h := &hub{}
 	for name, u := range map[string]*url.URL{"fanfare": ours(t, httptest.NewServer), "gorilla": h.start(t)} {
 		t.Run(name, func(t *testing.T) {
@@ -248,6 +249,7 @@ func wellFormed(t *testing.T, b []byte) {
 
 // Other transports than plain TCP.
 func TestOtherSockets(t *testing.T) {
+	t.Parallel()
 	secure := ours(t, httptest.NewTLSServer)
 	c := quick(secure, Broadcast)
 	c.TLS = &tls.Config{InsecureSkipVerify: true}
@@ -274,6 +276,7 @@ func TestOtherSockets(t *testing.T) {
 
 // What a bad server does is found out.
 func TestBadServers(t *testing.T) {
+	t.Parallel()
 	for name, bad := range map[string]struct {
 		send  func(n, client int, sender bool) int
 		wrong func(*Traffic) bool
@@ -304,6 +307,7 @@ func TestBadServers(t *testing.T) {
 
 // A hub that leaves out the sender is no bad server.
 func TestSenderLeftOut(t *testing.T) {
+	t.Parallel()
 	h := &hub{send: func(_, _ int, sender bool) int { return map[bool]int{true: 0, false: 1}[sender] }}
 	u := h.start(t)
 	r := measured(t, quick(u, Broadcast))
@@ -315,6 +319,7 @@ func TestSenderLeftOut(t *testing.T) {
 
 // Nothing can be measured with a server that is no hub, and the error says why.
 func TestNoHub(t *testing.T) {
+	t.Parallel()
 	echo := func(_, _ int, sender bool) int { return map[bool]int{true: 1, false: 0}[sender] }
 	c := quick((&hub{send: echo}).start(t), Broadcast)
 	c.patience = 500 * time.Millisecond
@@ -333,6 +338,7 @@ func TestNoHub(t *testing.T) {
 
 // A connection that a server closes is counted, with what it then missed.
 func TestClosedByServer(t *testing.T) {
+	t.Parallel()
 	h := &hub{}
 	h.send = func(n, client int, _ bool) int {
 		if client == 5 && n == 10 {
@@ -349,10 +355,46 @@ func TestClosedByServer(t *testing.T) {
 	}
 }
 
+// What a server does not take in time is counted, and the run ends.
+func TestServerThatStopsReading(t *testing.T) {
+	t.Parallel()
+	over := make(chan struct{})
+	h := &hub{read: func(n int) {
+		if n == 5 {
+			<-over
+		}
+	}}
+	c := quick(h.start(t), Broadcast)
+	c.Connections, c.Rate, c.Size, c.Warmup = 2, 100, 1<<20, -1 // more than the kernel holds
+	c.patience = 500 * time.Millisecond
+	r := measured(t, c)
+	close(over)
+	if r.Traffic.Unsent == 0 || r.Traffic.Why == "" {
+		t.Errorf("unsent are %d messages (%s)", r.Traffic.Unsent, r.Traffic.Why)
+	}
+	if err := r.Err(); err == nil || !strings.Contains(err.Error(), "not taken by the server") {
+		t.Errorf("Err is %v", err)
+	}
+}
+
+// With messages in flight nothing goes on when one receiver is gone: the run
+// ends early, and what was measured is there.
+func TestThroughputEndsWithAReceiver(t *testing.T) {
+	t.Parallel()
+	h := &hub{send: func(n, client int, _ bool) int { return map[bool]int{true: 0, false: 1}[client == 5 && n >= 2000] }}
+	c := quick(h.start(t), Throughput)
+	c.Duration, c.Warmup, c.patience = time.Hour, -1, 500*time.Millisecond
+	r := measured(t, c)
+	if r.Traffic.Lost == 0 || r.Traffic.Last.Count < 1000 || !strings.Contains(r.Traffic.Why, "no further message had come to all receivers") || r.Err() == nil {
+		t.Errorf("%+v, %v", r.Traffic, r.Err())
+	}
+}
+
 // While a server stands still, the clock of every message that was due goes on:
 // half of the messages that were due in the half second wait longer than half of it.
 // Whoever counts from the answer before sees one.
 func TestStallIsNotHidden(t *testing.T) {
+	t.Parallel()
 	const stall = 500 * time.Millisecond
 	h := &hub{}
 	h.read = func(n int) {
@@ -378,6 +420,7 @@ func TestStallIsNotHidden(t *testing.T) {
 // The marks carry the schedule, also when the server takes nothing for a while
 // and the messages go out late; and that lateness is the server's, not ours.
 func TestIntendedTimeWhenNothingIsTaken(t *testing.T) {
+	t.Parallel()
 	near, far := net.Pipe() // no buffer: a write waits for the read
 	defer far.Close()
 	defer near.Close()
@@ -423,6 +466,7 @@ func TestIntendedTimeWhenNothingIsTaken(t *testing.T) {
 
 // What is measured until an interruption is reported.
 func TestInterrupted(t *testing.T) {
+	t.Parallel()
 	u := ours(t, httptest.NewServer)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()

@@ -268,7 +268,11 @@ func (t *traffic) drain(sent uint32) {
 		if expected != least {
 			least, progress = expected, now
 		}
-		if expected == 0 || now-progress > int64(t.config.patience) || now-began > int64(drainMost) {
+		if expected == 0 {
+			pause(20 * time.Millisecond) // what comes twice comes close behind
+			return
+		}
+		if now-progress > int64(t.config.patience) || now-began > int64(drainMost) {
 			return
 		}
 		pause(5 * time.Millisecond)
