@@ -97,19 +97,15 @@ func (c *Conn) happened(events uint32) {
 	if events&^unix.EPOLLOUT != 0 {
 		c.readable = true
 	}
-	more := c.read()
-	if len(c.rest) > 0 {
-		more = c.write() || more
-	}
-	if more && !c.queued.Swap(true) {
-		c.loop.later(c)
+	if more := c.read(); (more || len(c.rest) > 0 && !c.blocked) && !c.queued.Swap(true) {
+		c.loop.slow = append(c.loop.slow, c)
 	}
 }
 
 // Flush implements [transport.Conn].
 func (c *Conn) Flush() (busy bool) {
 	if c.write() && !c.queued.Swap(true) {
-		c.loop.later(c)
+		c.loop.slow = append(c.loop.slow, c)
 	}
 	return c.blocked
 }

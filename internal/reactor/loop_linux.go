@@ -43,6 +43,7 @@ type loop struct {
 	got     int                // how many events there are
 	poll    func(uintptr) bool // fills events; kept, since making it would allocate
 	tasks   []transport.Task   // to run, in this order
+	slow    []*Conn            // to run when the tasks had their turn: they were kept waiting, or have more than others
 	next    time.Time          // of the wheel's visits
 	at      int                // the wheel's spoke
 	closing bool               // ends as soon as nobody is left
@@ -129,9 +130,9 @@ func (l *loop) run() {
 	}
 }
 
-// idle reports whether there is no task, and if so has Post ring the bell.
+// idle reports whether there is nothing to do, and if so has Post ring the bell.
 func (l *loop) idle() bool {
-	if len(l.tasks) > 0 {
+	if len(l.tasks)+len(l.slow) > 0 {
 		return false
 	}
 	l.mu.Lock()
@@ -161,15 +162,15 @@ func (l *loop) happened(e *unix.EpollEvent) {
 	}
 }
 
-// work runs tasks: those that have more to do, and those that came since. What
-// remains after a turn's time is left for the next.
+// work runs tasks for a turn's time, those left over and those that came
+// since, and then sees to slow readers for a quarter of it. What remains is for
+// the next turn.
 func (l *loop) work() {
 	l.mu.Lock()
 	l.tasks = append(l.tasks, l.queue...)
-	clear(l.queue)
-	l.queue = l.queue[:0]
+	l.queue = emptied(l.queue)
 	l.mu.Unlock()
-	if len(l.tasks) == 0 {
+	if len(l.tasks)+len(l.slow) == 0 {
 		return
 	}
 	until := time.Now().Add(turn)
@@ -180,17 +181,44 @@ func (l *loop) work() {
 		if t.Run() {
 			l.tasks = append(l.tasks, t)
 		}
-		if done%8 == 0 && time.Now().After(until) {
+		if time.Now().After(until) {
 			break
 		}
 	}
-	rest := copy(l.tasks, l.tasks[done:])
-	clear(l.tasks[rest:])
-	l.tasks = l.tasks[:rest]
+	l.tasks = without(l.tasks, done)
+	until = time.Now().Add(turn / 4)
+	done, n = 0, len(l.slow)
+	for done < n {
+		c := l.slow[done]
+		done++
+		if c.Run() {
+			l.slow = append(l.slow, c)
+		}
+		if time.Now().After(until) {
+			break
+		}
+	}
+	l.slow = without(l.slow, done)
 }
 
-// later has c run in the next turn.
-func (l *loop) later(c *Conn) { l.tasks = append(l.tasks, c) }
+// without returns list without its first n.
+func without[T any](list []T, n int) []T {
+	rest := copy(list, list[n:])
+	clear(list[rest:])
+	if rest == 0 {
+		return emptied(list)
+	}
+	return list[:rest]
+}
+
+// emptied returns list without its elements, and without its memory if that is much.
+func emptied[T any](list []T) []T {
+	if cap(list) > 1024 {
+		return nil
+	}
+	clear(list)
+	return list[:0]
+}
 
 // visit calls a part of the connections when it is time.
 func (l *loop) visit() {
