@@ -1,6 +1,7 @@
 package fanfare
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,18 +23,20 @@ var ErrTooSlow = errors.New("fanfare: the subscription lagged too far behind")
 // An Error is a refusal: what a client asked for breaks a rule or a limit.
 type Error struct {
 	// Code is for machines and stable: bad_channel, bad_name, bad_since,
-	// bad_limit, bad_key, bad_text, bad_body, too_big, timeout, bad_method,
-	// not_acceptable, not_found, shutting_down, internal, and the codes of a
+	// bad_limit, bad_slow, bad_key, bad_text, bad_body, too_big, timeout, bad_method,
+	// not_acceptable, not_found, shutting_down, full, internal, and the codes of a
 	// refused handshake (bad_origin, bad_version, ...).
 	Code string
 	// Message is for people: what happened, the limit or rule, and what to do.
 	Message string
+
+	status int // of the HTTP answer; 0: what goes with the code
 }
 
 func (e *Error) Error() string { return "fanfare: " + e.Message }
 
 func errorf(code, format string, a ...any) *Error {
-	return &Error{code, fmt.Sprintf(format, a...)}
+	return &Error{Code: code, Message: fmt.Sprintf(format, a...)}
 }
 
 // statuses are the HTTP statuses of error codes; what is not here is 400.
@@ -45,6 +48,7 @@ var statuses = map[string]int{
 	"timeout":        http.StatusRequestTimeout,
 	"internal":       http.StatusInternalServerError,
 	"shutting_down":  http.StatusServiceUnavailable,
+	"full":           http.StatusServiceUnavailable,
 }
 
 // known turns any error into one that may be shown. What is not known to be
@@ -55,12 +59,12 @@ func (s *Server) known(err error) *Error {
 	case errors.As(err, &known):
 		return known
 	case errors.Is(err, ErrServerClosed), errors.Is(err, broker.ErrClosed):
-		return &Error{"shutting_down", "the server is shutting down; try again in a moment"}
+		return &Error{Code: "shutting_down", Message: "the server is shutting down; try again in a moment"}
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return &Error{"timeout", "the request ended before it was answered; what it asked for may have happened"}
+		return &Error{Code: "timeout", Message: "the request ended before it was answered; what it asked for may have happened"}
 	}
 	s.log.Error("internal error", "error", err)
-	return &Error{"internal", "something went wrong in the server; its log has more"}
+	return &Error{Code: "internal", Message: "something went wrong in the server; its log has more"}
 }
 
 // refuse answers a request with an error: as JSON, with the status of its code.
@@ -75,10 +79,7 @@ func (s *Server) refuse(w http.ResponseWriter, err error) {
 		return
 	}
 	e := s.known(err)
-	status, ok := statuses[e.Code]
-	if !ok {
-		status = http.StatusBadRequest
-	}
+	status := cmp.Or(e.status, statuses[e.Code], http.StatusBadRequest)
 	if status == http.StatusServiceUnavailable {
 		h.Set("Retry-After", strconv.Itoa(retryAfter))
 		h.Set("Connection", "close")
@@ -86,8 +87,8 @@ func (s *Server) refuse(w http.ResponseWriter, err error) {
 	s.writeJSON(w, status, errorBody{errorText{e.Code, e.Message}})
 }
 
-// retryAfter is after how many seconds a client that was refused because of a
-// shutdown may come back.
+// retryAfter is after how many seconds a client may come back that was refused
+// because of a shutdown, or because there was no room.
 const retryAfter = 2
 
 type errorBody struct {

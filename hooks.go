@@ -1,11 +1,13 @@
 package fanfare
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"runtime/debug"
+	"strings"
 )
 
 // Hooks let the program that embeds a [Server] take part. Nil means no part.
@@ -14,18 +16,20 @@ import (
 // internal error.
 type Hooks struct {
 	// Connect is asked before a client's handshake is answered. An error
-	// refuses it: an [*Error] with its text, code and status 403, every other
-	// one as internal.
+	// refuses it: an [*Error] with its text, its code (without one: forbidden) and status 403,
+	// every other one as internal, and the log has it.
 	Connect func(r *http.Request, channel string) error
 	// Publish is asked before a client's message is published, over a WebSocket
 	// or as a POST; what the program publishes itself is not asked about. m.Payload,
-	// m.Binary, m.Key and m.Sender may be changed. An error keeps the message from being
-	// published, and its sender is told as with Connect. One client's
-	// messages are asked about one after the other, and published in that order; ctx ends with the
-	// request, or, for a WebSocket, with the server.
+	// m.Binary, m.Key and m.Sender may be changed until it returns. An error keeps the
+	// message from being published, and its sender is told as with Connect. The messages of
+	// one WebSocket are asked about one after the other, and published in that
+	// order; meanwhile nothing more is read from it. ctx ends with the
+	// request, or, for a WebSocket, when the server's Shutdown is called.
 	Publish func(ctx context.Context, m *Message) error
-	// Disconnect is told of every session's end, after the last message was
-	// taken from it; reason is one of those that [Stats] counts.
+	// Disconnect is told of the end of every WebSocket whose handshake was
+	// answered, after Publish was asked about the last message from it. reason is
+	// one of those that [Stats] counts.
 	Disconnect func(channel, name, reason string)
 }
 
@@ -34,35 +38,50 @@ func (h *Hooks) mayConnect(r *http.Request, channel string) (err error) {
 		return nil
 	}
 	defer recovered("Connect", &err)
-	return forbidden(h.Connect(r, channel))
+	return refusal(r.Context(), "Connect", h.Connect(r, channel))
 }
 
 func (h *Hooks) mayPublish(ctx context.Context, m *Message) (err error) {
-	if h.Publish == nil {
+	switch {
+	case h.Publish == nil:
 		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx) // whoever would hear the answer is gone
 	}
 	defer recovered("Publish", &err)
-	return forbidden(h.Publish(ctx, m))
+	channel := m.Channel
+	if err := refusal(ctx, "Publish", h.Publish(ctx, m)); err != nil {
+		return err
+	}
+	if m.Channel != channel {
+		return fmt.Errorf("the hook Publish changed a message's channel from %q to %.80q, which it must not", channel, m.Channel)
+	}
+	return nil
 }
 
 func (h *Hooks) disconnected(channel, name string, why ending) (err error) {
-	if h.Disconnect == nil {
-		return nil
-	}
 	defer recovered("Disconnect", &err)
 	h.Disconnect(channel, name, why.String())
 	return nil
 }
 
-// forbidden gives a hook's refusal its HTTP status.
-func forbidden(err error) error {
+// refusal makes of a hook's error what the client is told. Only an [*Error] is
+// for clients; to all others, whatever they are, [Server.known] gives no meaning of its own.
+func refusal(ctx context.Context, hook string, err error) error {
 	var known *Error
-	if !errors.As(err, &known) {
-		return err
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &known):
+		return &Error{
+			Code:    cmp.Or(known.Code, "forbidden"),
+			Message: strings.ToValidUTF8(cmp.Or(known.Message, "the server's program refuses it"), "\uFFFD"),
+			status:  http.StatusForbidden,
+		}
+	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
+		return context.Cause(ctx)
 	}
-	refusal := *known
-	refusal.status = http.StatusForbidden
-	return &refusal
+	return fmt.Errorf("the hook %s: %v", hook, err)
 }
 
 // recovered turns a panic into an error.

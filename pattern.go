@@ -10,12 +10,12 @@ import (
 func checkPattern(pattern string) error {
 	plain := pattern
 	if head, ok := strings.CutSuffix(pattern, "**"); ok && (head == "" || strings.HasSuffix(head, "/")) {
-		plain = head + "any"
+		plain = head + "x"
 	}
 	segments := strings.Split(plain, "/")
 	for i, segment := range segments {
 		if segment == "*" {
-			segments[i] = "any"
+			segments[i] = "x" // no longer than what it stands for
 		}
 	}
 	if CheckChannel(strings.Join(segments, "/")) != nil {

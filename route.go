@@ -15,6 +15,7 @@ import (
 	"unicode/utf8"
 
 	"fanfare/broker"
+	"fanfare/internal/descriptors"
 	"fanfare/internal/handshake"
 	"fanfare/web"
 )
@@ -102,6 +103,11 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request, channel 
 		s.refuse(w, err)
 		return
 	}
+	if descriptors.Scarce() {
+		descriptors.Refused(s.log)
+		s.refuse(w, &Error{Code: descriptors.Code, Message: descriptors.Reason()})
+		return
+	}
 	set, err := settingsOf(r)
 	if err != nil {
 		s.refuse(w, err)
@@ -111,22 +117,29 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request, channel 
 	if r.Header.Get(positionHeader) == "pong" {
 		form = plainWithPosition
 	}
-	sess := &session{server: s, name: set.name, key: set.key, partial: -1}
-	sess.sub, err = s.subscribe(r.Context(), channel, set.since, form)
+	if err := s.cfg.Hooks.mayConnect(r, channel); err != nil {
+		s.refuse(w, err)
+		return
+	}
+	sess := &session{server: s, who: nobody}
+	if set.name != "" || set.key != "" {
+		sess.who = &speaker{set.name, set.key}
+	}
+	sess.sub, err = s.subscribe(r.Context(), channel, set.since, slowness{policy: set.slow}, form)
 	if err != nil {
 		s.refuse(w, err)
 		return
 	}
 	// From the 101 on the client is one that Shutdown has to wait for.
 	if !s.admit() {
-		s.leave(sess.sub, sess)
+		s.leave(&sess.sub, sess)
 		s.refuse(w, ErrServerClosed)
 		return
 	}
 	entered := false
 	defer func() {
 		if !entered {
-			s.leave(sess.sub, sess)
+			s.leave(&sess.sub, sess)
 			s.ends.Done()
 		}
 	}()
@@ -139,14 +152,13 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request, channel 
 		}
 		return
 	}
-	sess.conn, err = s.transport.Accept(nc, early)
+	sess.conn, err = s.accept(nc, early)
 	if err != nil {
 		nc.Close()
 		return
 	}
 	entered = true
 	s.enter(sess)
-	sess.start()
 }
 
 // servePost publishes the body.
@@ -166,6 +178,10 @@ func (s *Server) servePost(w http.ResponseWriter, r *http.Request, channel strin
 		return
 	}
 	m := &Message{Channel: channel, Sender: set.name, Key: set.key, Binary: isBinary(r.Header.Get("Content-Type")), Payload: body}
+	if err := s.cfg.Hooks.mayPublish(r.Context(), m); err != nil {
+		s.refuse(w, err)
+		return
+	}
 	pos, err := s.Publish(r.Context(), m)
 	if err != nil {
 		s.refuse(w, err)
@@ -345,6 +361,7 @@ type settings struct {
 	name  string    // ?name=, of who speaks; empty: nobody in particular
 	key   string    // ?key=, of what is published; empty: none
 	since *Position // ?since=, where reading begins; nil: not said
+	slow  Policy    // ?slow=, what becomes of a reader that lags; 0: not said
 }
 
 // settingsOf reads them. What a face has no use for must be well-formed all the same.
@@ -363,6 +380,13 @@ func settingsOf(r *http.Request) (settings, error) {
 			return settings{}, errorf("bad_since", "since: %v", err)
 		}
 		set.since = &since
+	}
+	if v := query.Get("slow"); v != "" {
+		slow, err := ParsePolicy(v)
+		if err != nil {
+			return settings{}, errorf("bad_slow", "slow: %v", err)
+		}
+		set.slow = slow
 	}
 	return set, nil
 }

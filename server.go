@@ -1,6 +1,7 @@
 package fanfare
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,12 +32,13 @@ type Server struct {
 	transports []transport.Transport // the first that takes a connection has it
 	rules      frame.Rules
 	ticks      ticks
-	life       context.Context // ends when Shutdown has ended all sessions
-	die        context.CancelFunc
+	life       context.Context // ends when Shutdown is called
+	die        context.CancelCauseFunc
 
 	stats   counters
 	closing atomic.Bool   // Shutdown was called
 	pending atomic.Int64  // publications that the broker has not answered yet
+	hooks   atomic.Int64  // goroutines that ask hooks
 	present atomic.Int64  // sessions
 	loops   atomic.Uint32 // how often anyLoop was asked
 	// live has the channels by name, for deliveries, which must not wait for mu.
@@ -80,7 +82,7 @@ func New(cfg Config) (*Server, error) {
 		channels: make(map[string]*channel),
 		locals:   make(map[*Subscription]struct{}),
 	}
-	s.life, s.die = context.WithCancel(context.Background())
+	s.life, s.die = context.WithCancelCause(context.Background())
 	if err := s.broker.Start(s.deliver); err != nil {
 		s.closeTransports()
 		return nil, err
@@ -271,16 +273,15 @@ func (s *Server) gone(sess *session, why ending, err error) {
 	s.leave(&sess.sub, sess)
 	s.present.Add(-1)
 	s.stats.ended[why].Add(1)
-	channel, name := sess.sub.channel.name, sess.who.name
-	s.log.Debug("connection ended", "channel", channel, "name", name, "reason", why.String(), "error", err)
-	if s.cfg.Hooks.Disconnect != nil {
-		go func() {
-			if err := s.cfg.Hooks.disconnected(channel, name, why); err != nil {
-				s.log.Error("internal error", "error", err)
-			}
-		}()
-	}
+	s.log.Debug("connection ended", "channel", sess.sub.channel.name, "name", sess.who.name, "reason", why.String(), "error", err)
 	s.ends.Done()
+}
+
+// farewell tells the program's hook of a session's end.
+func (s *Server) farewell(sess *session, why ending) {
+	if err := s.cfg.Hooks.disconnected(sess.sub.channel.name, sess.who.name, why); err != nil {
+		s.log.Error("internal error", "error", err)
+	}
 }
 
 func (s *Server) addLocal(sub *Subscription) bool {
@@ -299,25 +300,27 @@ func (s *Server) removeLocal(sub *Subscription) {
 	delete(s.locals, sub)
 }
 
-// settle waits until the broker has answered what was published, or ctx is done.
-func (s *Server) settle(ctx context.Context) {
-	for s.pending.Load() > 0 {
+// settle waits until n is zero, or ctx is done.
+func settle(ctx context.Context, n *atomic.Int64) error {
+	for n.Load() > 0 {
 		select {
 		case <-time.After(time.Millisecond):
 		case <-ctx.Done():
-			return
+			return ctx.Err()
 		}
 	}
+	return nil
 }
 
 // Shutdown ends the server: newcomers are refused with 503, what was published
-// is delivered, every client is told 1001 and may answer, subscriptions end.
-// It waits for the clients; those that are still there when ctx is done are cut
-// off, and ctx's error is returned. Then it closes the broker. A server cannot
-// be used again.
+// is delivered, every client is told 1001 and may answer, subscriptions end. It
+// waits for the clients, of which those that are still there when ctx is done
+// are cut off, and then for the hooks that were called; if ctx was done before all of that, its error is
+// returned. Then it closes the broker. A server cannot be used again.
 func (s *Server) Shutdown(ctx context.Context) error {
 	first := !s.closing.Swap(true)
-	s.settle(ctx)
+	s.die(ErrServerClosed)
+	_ = settle(ctx, &s.pending) // ctx is looked at again below
 	s.mu.Lock()
 	locals := make([]*Subscription, 0, len(s.locals))
 	for sub := range s.locals {
@@ -343,7 +346,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	s.closeTransports()
 	<-gone
-	s.die()
+	// The broker's answers first: they may lead to hooks.
+	err = cmp.Or(err, settle(ctx, &s.pending), settle(ctx, &s.hooks))
 	if !first {
 		return err
 	}

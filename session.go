@@ -2,6 +2,7 @@ package fanfare
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
 	"sync"
@@ -15,12 +16,13 @@ import (
 const maxBatch = 64 << 10
 
 const (
-	// maxNotices is how many notices wait for a slow client; what comes then is
-	// left out, since nothing may grow without bound.
-	maxNotices = 16
 	// maxUnanswered is how many of a client's messages may be with the broker at
 	// once. Until it has answered some nothing more is read from that client.
 	maxUnanswered = 64
+	// maxNotices is how many notices may wait for a client. Until it has taken
+	// some nothing more is read from it either: one that is told of each
+	// message why it was refused must read that.
+	maxNotices = 16
 )
 
 // A session is one connected client that speaks WebSocket. Its transport
@@ -41,10 +43,12 @@ type session struct {
 
 	quiet      int32 // ticks since something was heard
 	unanswered int32 // publications of the client's that were not answered yet, by the hook or the broker
+	speaking   bool  // a goroutine is in speak
 	ping       bool  // a ping is due
 	paused     bool  // nothing is read for now
 	closeSent  bool
 	closeSeen  bool // the client closed, or broke the protocol: nothing is expected of it any more
+	gone       bool // Gone was called
 }
 
 // A speaker is who publishes over a connection. It does not change.
@@ -58,9 +62,10 @@ var nobody = new(speaker)
 // asides are what a session has to say besides messages, and what it waits
 // for. All of it is guarded by the session's mu.
 type asides struct {
-	pong    []byte     // the payload of the newest ping not answered yet; nil: none
-	notices [][]byte   // frames
-	asked   []*Message // wait for the hook Publish, which has the first of them
+	pong     []byte   // the payload of the newest ping not answered yet; nil: none
+	notices  [][]byte // frames
+	said     []byte   // messages that wait to be published, as wait has them: one read's, no more
+	farewell func()   // to be called once they were published, when the connection is over; may block; nil: nothing
 }
 
 // closing is how a session closes. All of it is guarded by the session's mu.
@@ -112,6 +117,9 @@ func (s *session) Receive(b []byte) bool {
 	if errors.As(err, &broken) {
 		s.closeSeen = true
 		s.disconnect(breach(broken), false)
+	}
+	if s.closeSeen {
+		s.restrain() // so that we see the connection's end
 	}
 	return !s.closeSeen
 }
@@ -166,53 +174,73 @@ func (s *session) peerClosed(payload []byte) error {
 	return errClosed
 }
 
-// said publishes what the client said, after the program's hook was asked.
+// said publishes what the client said, at once if that is possible: if no hook
+// has to be asked, which may block, and nothing has to be waited for.
 func (s *session) said(isBinary bool, payload []byte) {
-	m := &Message{Channel: s.sub.channel.name, Sender: s.who.name, Key: s.who.key, Binary: isBinary, Payload: bytes.Clone(payload)}
-	asks := s.server.cfg.Hooks.Publish != nil
 	s.mu.Lock()
-	s.unanswered++
-	if asks {
-		a := s.aside()
-		a.asked = append(a.asked, m)
-		if len(a.asked) == 1 {
-			go s.ask(m)
-		}
+	if s.server.cfg.Hooks.Publish != nil || s.waits() || s.speaking || s.full() {
+		s.wait(isBinary, payload)
+		s.goOn()
+		s.mu.Unlock()
+		return
 	}
+	s.unanswered++
 	s.restrain()
 	s.mu.Unlock()
-	if !asks {
-		s.server.publish(m, s.published)
-	}
+	s.server.publish(s.message(isBinary, payload), s.published)
 }
 
-// ask has the program's hook look at m, and at what the client said after it,
-// one after the other. Hooks may block, so this is a goroutine of its own, and
-// meanwhile nothing is read.
-func (s *session) ask(m *Message) {
-	for m != nil {
-		if err := s.server.cfg.Hooks.mayPublish(s.server.life, m); err != nil {
-			s.published(Position{}, err)
-		} else {
-			s.server.publish(m, s.published)
-		}
-		m = nil
-		s.mu.Lock()
-		a := s.asides
-		if a.asked = a.asked[1:]; len(a.asked) > 0 {
-			m = a.asked[0]
-		} else {
-			a.asked = nil
-			s.restrain()
-		}
-		s.mu.Unlock()
-	}
+// message makes a message of what the client said.
+func (s *session) message(isBinary bool, payload []byte) *Message {
+	return &Message{Channel: s.sub.channel.name, Sender: s.who.name, Key: s.who.key, Binary: isBinary, Payload: bytes.Clone(payload)}
 }
 
-// restrain has nothing read while the hook is asked or too much is unanswered,
+// wait keeps what the client said until speak has it. What one read brings
+// can be ten thousand messages, so they are kept no longer than they came.
+// The caller holds mu.
+func (s *session) wait(isBinary bool, payload []byte) {
+	head := uint64(len(payload)) << 1
+	if isBinary {
+		head |= 1
+	}
+	a := s.aside()
+	a.said = append(binary.AppendUvarint(a.said, head), payload...)
+}
+
+// waits reports whether something waits for speak. The caller holds mu.
+func (s *session) waits() bool { return s.asides != nil && len(s.asides.said) > 0 }
+
+// full reports whether nothing more may be published for now. The caller holds mu.
+func (s *session) full() bool {
+	return s.unanswered >= maxUnanswered || s.asides != nil && len(s.asides.notices) >= maxNotices
+}
+
+// goOn has what waits published as far as that may be, on a goroutine of its
+// own, and pauses or resumes the reading. It is to be called when something waits, and when
+// what it waits for happened. The caller holds mu.
+func (s *session) goOn() {
+	switch {
+	case s.speaking:
+	case s.waits() && !s.full():
+		s.speaking = true
+		s.server.hooks.Add(1)
+		go s.speak()
+	case !s.waits() && s.asides != nil && s.asides.farewell != nil:
+		farewell := s.asides.farewell
+		s.asides.farewell = nil
+		s.server.hooks.Add(1)
+		go func() {
+			defer s.server.hooks.Add(-1)
+			farewell()
+		}()
+	}
+	s.restrain()
+}
+
+// restrain has nothing read while something waits or nothing may be published,
 // and else goes on. The caller holds mu.
 func (s *session) restrain() {
-	paused := s.unanswered >= maxUnanswered || s.asides != nil && len(s.asides.asked) > 0
+	paused := !s.closeSeen && (s.waits() || s.speaking || s.full())
 	switch {
 	case paused && !s.paused:
 		s.conn.Pause()
@@ -222,15 +250,52 @@ func (s *session) restrain() {
 	s.paused = paused
 }
 
+// speak has the program's hook look at what waits, one message after the other, and publishes it.
+func (s *session) speak() {
+	defer s.server.hooks.Add(-1)
+	for m := s.nextSaid(); m != nil; m = s.nextSaid() {
+		if err := s.server.cfg.Hooks.mayPublish(s.server.life, m); err != nil {
+			s.published(Position{}, err)
+		} else {
+			s.server.publish(m, s.published)
+		}
+	}
+}
+
+// nextSaid takes from what waits, as far as it may be published; nil ends speak.
+func (s *session) nextSaid() *Message {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.waits() || s.full() {
+		s.speaking = false
+		s.goOn()
+		return nil
+	}
+	s.unanswered++
+	a := s.asides
+	head, n := binary.Uvarint(a.said)
+	end := n + int(head>>1)
+	m := s.message(head&1 == 1, a.said[n:end])
+	if a.said = a.said[end:]; len(a.said) == 0 {
+		a.said = nil
+	}
+	return m
+}
+
 // published is the broker's answer to what the client said, or the hook's.
 func (s *session) published(pos Position, err error) {
+	var notice []byte
 	if err != nil {
-		s.notice("not published: " + s.server.known(err).Message)
+		notice = plainNotice("not published: " + s.server.known(err).Message)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.unanswered--
-	s.restrain()
+	if notice != nil && !s.gone {
+		s.aside().notices = append(s.aside().notices, notice)
+		s.conn.Wake()
+	}
+	s.goOn()
 	if s.closing == nil {
 		return
 	}
@@ -244,16 +309,6 @@ func (s *session) published(pos Position, err error) {
 // position of another epoch says that there is nothing more to wait for.
 func reached(target, pos Position) bool {
 	return pos.Epoch != target.Epoch || pos.Offset >= target.Offset
-}
-
-// notice queues a notice for the client.
-func (s *session) notice(text string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if a := s.aside(); len(a.notices) < maxNotices {
-		a.notices = append(a.notices, plainNotice(text))
-		s.conn.Wake()
-	}
 }
 
 // disconnect begins to close. flush says that what was published before is to
@@ -279,7 +334,7 @@ func (s *session) goAway() {
 
 // flushing reports whether messages are to go out before the close.
 func (s *session) flushing() bool {
-	return s.closing.flush && (s.unanswered > 0 || !reached(s.closing.flushTo, s.sub.cursor.Position()))
+	return s.closing.flush && (s.unanswered > 0 || s.waits() || !reached(s.closing.flushTo, s.sub.cursor.Position()))
 }
 
 // subscription implements [subscriber].
@@ -348,8 +403,9 @@ func (s *session) control() []byte {
 	if a := s.asides; a != nil && len(a.notices) > 0 {
 		b := a.notices[0]
 		a.notices = a.notices[1:]
+		s.goOn()
 		return b
-	} else if a != nil && len(a.asked) == 0 {
+	} else if a != nil && !s.waits() {
 		s.asides = nil
 	}
 	return nil
@@ -449,6 +505,14 @@ func (s *session) Gone(err error) {
 	case errors.As(err, &d):
 		why = d.why
 	}
+	s.gone = true
+	if a := s.asides; a != nil {
+		a.notices = nil
+	}
+	if s.server.cfg.Hooks.Disconnect != nil {
+		s.aside().farewell = func() { s.server.farewell(s, why) }
+	}
+	s.goOn()
 	s.mu.Unlock()
 	if errors.Is(err, io.EOF) {
 		err = nil
