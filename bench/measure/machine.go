@@ -13,8 +13,8 @@ import (
 )
 
 // describe says what was measured and on which machine, in a sentence or two
-// for below the table.
-func describe(ctx context.Context, bench string) string {
+// for below the table. A Fanfare that was not built from the tree is named.
+func describe(ctx context.Context, bench, fanfare string) string {
 	model := "unknown CPU"
 	for line := range strings.Lines(read("/proc/cpuinfo")) {
 		if name, value, _ := strings.Cut(line, ":"); strings.TrimSpace(name) == "model name" {
@@ -22,9 +22,16 @@ func describe(ctx context.Context, bench string) string {
 			break
 		}
 	}
-	commit, err := output(ctx, bench, nil, "git", "describe", "--always", "--dirty", "--exclude", "*")
+	commit, err := output(ctx, bench, nil, "git", "rev-parse", "--short", "HEAD")
 	if err != nil {
 		commit = "of unknown commit"
+	}
+	// The page of the figures may differ: they are written into it.
+	if _, err := output(ctx, bench, nil, "git", "diff", "--quiet", "HEAD", "--", "..", ":!../docs"); err != nil {
+		commit += " with changes"
+	}
+	if fanfare != "" {
+		commit = "as a binary given by hand"
 	}
 	goVersion, err := output(ctx, filepath.Join(bench, ".."), nil, "go", "env", "GOVERSION")
 	if err != nil {
@@ -54,13 +61,29 @@ func canPin(ctx context.Context) (pin bool, why string) {
 	return true, ""
 }
 
-// busyness warns if others are using the machine.
+// busyness looks for a second whether others are using the machine, and says so.
 func busyness() string {
-	first, _, _ := strings.Cut(read("/proc/loadavg"), " ")
-	if load, err := strconv.ParseFloat(first, 64); err == nil && load > 0.5 {
-		return fmt.Sprintf("the machine was busy in the last minute (load %.1f): if that goes on, the figures are worth little", load)
+	busy0, all0 := ticks()
+	time.Sleep(time.Second)
+	busy1, all1 := ticks()
+	if share := float64(busy1-busy0) / float64(max(1, all1-all0)); share > 0.1 {
+		return fmt.Sprintf("The machine was busy with other things: %.0f %% of its CPU in the second before.", 100*share)
 	}
 	return ""
+}
+
+// ticks returns what all cores did since the machine started, of which busy
+// was not idle (proc_stat(5): the fourth number is idle, the fifth waits for a disk).
+func ticks() (busy, all int) {
+	line, _, _ := strings.Cut(read("/proc/stat"), "\n")
+	for i, word := range strings.Fields(line) {
+		n, _ := strconv.Atoi(word) // the first word is a name, and counts 0
+		all += n
+		if i != 4 && i != 5 {
+			busy += n
+		}
+	}
+	return busy, all
 }
 
 // read returns a file's text, or nothing.

@@ -165,15 +165,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err := enoughDescriptors(scenarios); err != nil {
 		return err
 	}
-	machine := describe(ctx, bench)
+	machine := describe(ctx, bench, o.fanfare)
 	machine += fmt.Sprintf(" Rounds: %d; seconds under load: %d; seconds from the last message until memory was read: %d.", o.rounds, o.secs, o.wait)
 	pin, why := canPin(ctx)
-	if why != "" {
-		say("%s", why)
-		machine += " " + why
-	}
-	if busy := busyness(); busy != "" {
-		say("%s", busy)
+	for _, remark := range []string{why, busyness()} {
+		if remark != "" {
+			say("%s", remark)
+			machine += " " + remark
+		}
 	}
 
 	raw, err := openRaw(o, bench)
