@@ -125,6 +125,16 @@ func (c *channel) open(ctx context.Context, b broker.Broker, retain feed.Retenti
 	return nil
 }
 
+// isOpen reports whether open is done.
+func (c *channel) isOpen() bool {
+	select {
+	case <-c.opened:
+		return true
+	default:
+		return false
+	}
+}
+
 // appendNew appends m unless the feed has it. The caller holds mu.
 func (c *channel) appendNew(m *broker.Message) {
 	newest := c.live.Position()

@@ -156,11 +156,13 @@ func (s *Server) channel(ctx context.Context, name string) (*channel, error) {
 	if c != nil {
 		c.refs++
 		s.mu.Unlock()
-		select {
-		case <-c.opened:
-		case <-ctx.Done():
-			s.release(c)
-			return nil, ctx.Err()
+		if !c.isOpen() {
+			select {
+			case <-c.opened:
+			case <-ctx.Done():
+				s.release(c)
+				return nil, ctx.Err()
+			}
 		}
 		return c, c.err
 	}
@@ -235,13 +237,9 @@ func (s *Server) tidy() {
 	s.mu.Unlock()
 	now := time.Now()
 	for _, c := range open {
-		select {
-		case <-c.opened:
-			if c.err == nil {
-				c.feed.Trim(now)
-				c.joiner.Reset()
-			}
-		default:
+		if c.isOpen() && c.err == nil {
+			c.feed.Trim(now)
+			c.joiner.Reset()
 		}
 	}
 }

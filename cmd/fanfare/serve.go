@@ -265,7 +265,11 @@ func listen(address string) (net.Listener, error) {
 	if _, _, err := net.SplitHostPort(address); err != nil {
 		return nil, badAddress(address)
 	}
-	l, err := net.Listen("tcp", address)
+	// Heartbeats find out who is gone, and timeouts before there are any, so
+	// the system's own probes, four settings for each connection, are not needed.
+	lc := net.ListenConfig{KeepAlive: -1}
+	lc.SetMultipathTCP(false)
+	l, err := lc.Listen(context.Background(), "tcp", address)
 	var unknown *net.AddrError
 	switch {
 	case err == nil:
