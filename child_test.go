@@ -121,7 +121,7 @@ func serveOutpost(name string) error {
 	if err != nil {
 		return err
 	}
-	web := &http.Server{Handler: server, ReadHeaderTimeout: 2 * time.Second, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
+	web := &http.Server{Handler: server, ReadHeaderTimeout: late, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
 	go web.Serve(l)
 	out := json.NewEncoder(os.Stdout)
 	if err := out.Encode(l.Addr().String()); err != nil {
@@ -201,7 +201,7 @@ func (o *outpost) left() string {
 // It is called when everybody who came has closed its connection.
 func (o *outpost) settled() holdings {
 	o.t.Helper()
-	const calm = 3 * time.Second // longer than an HTTP connection without a request is kept
+	const calm = 2 * time.Second // whatever is still ending does so sooner
 	h, since := o.holds(), time.Now()
 	eventually(o.t, "the outpost is empty and calm", func() bool {
 		time.Sleep(100 * time.Millisecond)
