@@ -50,6 +50,11 @@ func (c *Conn) start(s transport.Session) {
 	c.loop.seat(c)
 	early := c.rest
 	c.rest = nil
+	if err, ok := c.loop.doomed[c]; ok {
+		delete(c.loop.doomed, c)
+		c.end(err)
+		return
+	}
 	if c.loop.closing {
 		c.end(transport.ErrClosed)
 		return
@@ -121,7 +126,15 @@ func (c *Conn) Resume() {
 
 // End implements [transport.Conn].
 func (c *Conn) End(err error) {
-	c.loop.Post(transport.Do(func() { c.end(err) }))
+	c.loop.Post(transport.Do(func() {
+		if c.session == nil { // start will see to it
+			if _, ok := c.loop.doomed[c]; !ok {
+				c.loop.doomed[c] = err
+			}
+			return
+		}
+		c.end(err)
+	}))
 }
 
 // read takes what is there to the session, one buffer at most, and reports whether

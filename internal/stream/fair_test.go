@@ -7,6 +7,9 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"fanfare/internal/transport"
+	"fanfare/internal/transport/transporttest"
 )
 
 // A gusher is a connection on which there is always more to read.
@@ -33,18 +36,18 @@ func (g *gusher) SetWriteDeadline(t time.Time) error { return nil }
 // drinker is its session.
 type drinker struct{ receive func() }
 
-func (d drinker) Receive([]byte) bool    { d.receive(); return true }
-func (d drinker) Next() ([]byte, bool)   { return nil, false }
-func (d drinker) LastWords(error) []byte { return nil }
-func (d drinker) Tick()                  {}
-func (d drinker) Gone(error)             {}
+func (d drinker) Receive([]byte) bool            { d.receive(); return true }
+func (d drinker) Next() ([]byte, transport.Then) { return nil, transport.Wait }
+func (d drinker) LastWords(error) []byte         { return nil }
+func (d drinker) Tick()                          {}
+func (d drinker) Gone(error)                     {}
 
 // Connections that flood take turns: none keeps the processor while others
 // have something to read.
 func TestFloodsTakeTurns(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	const floods, turns = 4, 400
-	tr := newTransport(t, slow)
+	tr := open(t, transporttest.Slow)
 	open, done := make(chan struct{}), make(chan struct{})
 	var reads [floods]atomic.Int32
 	var total atomic.Int64

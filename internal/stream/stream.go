@@ -163,6 +163,9 @@ func (l *loop) run() {
 				again = append(again, t)
 			}
 		}
+		if len(again) > 0 {
+			runtime.Gosched() // connections want their turn, too
+		}
 	}
 }
 
@@ -181,11 +184,12 @@ type Conn struct {
 	writing bool      // a goroutine writes
 	inside  int       // goroutines that are in during
 	ended   bool      // nobody enters it any more
-	reads   sync.Cond // signalled when paused or cause changes
+	reads   sync.Cond // signalled when paused or cause changes, and once a tick
 	paused  bool      // nothing is read
 	again   bool      // Wake was called meanwhile
 	over    bool      // no goroutine may start writing any more
 	last    bool      // our direction is ended
+	closeBy time.Time // when the peer's direction must have ended, if ours is
 	cause   error     // why the connection is to end; nil as long as it is not
 }
 
@@ -229,11 +233,12 @@ func (c *Conn) Resume() {
 	c.reads.Broadcast()
 }
 
-// whilePaused waits as long as nothing is to be read.
+// whilePaused waits as long as nothing is to be read. Behind closeBy there
+// is: that it has passed.
 func (c *Conn) whilePaused() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for c.paused && c.cause == nil {
+	for c.paused && c.cause == nil && (c.closeBy.IsZero() || time.Now().Before(c.closeBy)) {
 		c.reads.Wait()
 	}
 }
@@ -263,7 +268,10 @@ func (c *Conn) End(err error) {
 	c.nc.SetDeadline(time.Unix(1, 0)) // both goroutines stop waiting
 }
 
-func (c *Conn) tick() { c.during(transport.Session.Tick) }
+func (c *Conn) tick() {
+	c.reads.Broadcast() // what is paused looks at the clock
+	c.during(transport.Session.Tick)
+}
 
 // during calls f within the session's life: after Start, and not after Gone.
 func (c *Conn) during(f func(transport.Session)) {
@@ -446,7 +454,8 @@ func (c *Conn) endWriting() {
 	defer c.mu.Unlock()
 	c.over, c.last = true, true
 	if c.cause == nil {
-		c.nc.SetReadDeadline(time.Now().Add(timeout))
+		c.closeBy = time.Now().Add(timeout)
+		c.nc.SetReadDeadline(c.closeBy)
 	}
 }
 
