@@ -30,6 +30,8 @@ var house = map[string]struct{ ours, outside string }{
 	"internal/feed":        {"broker", ""},
 	"web":                  {"", ""},
 
+	"internal/transport/transporttest": {"internal/transport", ""},
+
 	".": {"broker internal/descriptors internal/feed internal/frame internal/handshake internal/reactor internal/stream internal/transport web", ""},
 
 	"websocket":         {"internal/frame internal/handshake internal/netend", "golang.org/x/net"},

@@ -163,9 +163,6 @@ func (l *loop) run() {
 				again = append(again, t)
 			}
 		}
-		if len(again) > 0 {
-			runtime.Gosched() // connections want their turn, too
-		}
 	}
 }
 
