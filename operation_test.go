@@ -14,12 +14,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"fanfare/internal/frame"
 	"fanfare/websocket"
+
+	"golang.org/x/sys/unix"
 )
 
 // What goes wrong in operation, at a scale at which it shows, against a server
@@ -280,9 +281,11 @@ func unplug(t *testing.T, conn net.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	nothing := []syscall.SockFilter{*syscall.LsfStmt(syscall.BPF_RET|syscall.BPF_K, 0)}
+	nothing := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K} // of each packet, 0 bytes
 	var refused error
-	if err := raw.Control(func(fd uintptr) { refused = syscall.AttachLsf(int(fd), nothing) }); err != nil || refused != nil {
+	if err := raw.Control(func(fd uintptr) {
+		refused = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &nothing})
+	}); err != nil || refused != nil {
 		t.Fatalf("unplugging: %v %v", err, refused)
 	}
 }
