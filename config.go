@@ -55,7 +55,7 @@ type ChannelConfig struct {
 	// for any one, and the last may be "**", for whatever follows, at least one:
 	// "tick/*", "chat/**".
 	Pattern string
-	// SlowReaders and MaxLag: as in [Config]. Zero: what Config says.
+	// SlowReaders and MaxLag: as in [Config]. Zero: not said here.
 	SlowReaders Policy
 	MaxLag      int
 }
@@ -73,13 +73,13 @@ func (s slowness) or(d slowness) slowness {
 
 // slowness is what the settings say for a channel.
 func (c *Config) slowness(channel string) slowness {
-	all := slowness{c.SlowReaders, c.MaxLag}
+	var s slowness
 	for _, some := range c.Channels {
 		if fits(some.Pattern, channel) {
-			return slowness{some.SlowReaders, some.MaxLag}.or(all)
+			s = s.or(slowness{some.SlowReaders, some.MaxLag})
 		}
 	}
-	return all
+	return s.or(slowness{c.SlowReaders, c.MaxLag})
 }
 
 // Config says how a [Server] works. The zero value is a good server; each
@@ -133,8 +133,8 @@ type Config struct {
 	// applies. Default 1 MiB. This much may be kept in memory for the slowest
 	// client of a channel, besides history.
 	MaxLag int
-	// Channels are settings for some channels. The first whose Pattern fits a
-	// channel counts for it.
+	// Channels are settings for some channels. Where several fit a channel, the
+	// first that says a setting counts for that setting.
 	Channels []ChannelConfig
 
 	// Hooks let the program take part in what clients do. Default: none.
@@ -197,7 +197,7 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("fanfare: Config.SlowReaders is %d; it must be CatchUp, Skip, Latest or Close", c.SlowReaders)
 	}
 	for i, ch := range c.Channels {
-		if err := checkPattern(ch.Pattern); err != nil {
+		if err := CheckPattern(ch.Pattern); err != nil {
 			return c, fmt.Errorf("fanfare: Config.Channels[%d].Pattern: %w", i, err)
 		}
 		if ch.SlowReaders > Close || ch.MaxLag < 0 {

@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// checkPattern returns nil if pattern is one: a channel's name, in which a
-// segment may be "*", and the last "**".
-func checkPattern(pattern string) error {
+// CheckPattern returns nil if pattern can be a [ChannelConfig]'s: a channel's
+// name, in which a segment may be "*", and the last "**".
+func CheckPattern(pattern string) error {
 	plain := pattern
 	if head, ok := strings.CutSuffix(pattern, "**"); ok && (head == "" || strings.HasSuffix(head, "/")) {
 		plain = head + "x"

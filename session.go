@@ -245,6 +245,7 @@ func (s *session) restrain() {
 	case paused && !s.paused:
 		s.conn.Pause()
 	case !paused && s.paused:
+		s.quiet = 0 // what it said meanwhile is only now read
 		s.conn.Resume()
 	}
 	s.paused = paused
