@@ -3,6 +3,7 @@
 package reactor
 
 import (
+	"encoding/binary"
 	"os"
 	"runtime"
 	"sync"
@@ -99,6 +100,11 @@ func newLoop(o transport.Options, ends *sync.WaitGroup) (*loop, error) {
 // ticks returns how many ticks d lasts, at least.
 func ticks(d, tick time.Duration) uint32 { return uint32((d + tick - 1) / tick) }
 
+// ring is what is written to an eventfd: a number of 64 bits, which it adds. It is
+// a small one in the machine's order of bytes: a large one could be added only
+// a few times.
+var ring = binary.NativeEndian.AppendUint64(nil, 1)
+
 // Post implements [transport.Loop].
 func (l *loop) Post(t transport.Task) {
 	l.mu.Lock()
@@ -106,7 +112,7 @@ func (l *loop) Post(t transport.Task) {
 	l.queue = append(l.queue, t)
 	if l.asleep {
 		l.asleep = false
-		unix.Write(l.bell, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // an eventfd takes a number of 64 bits, in any order of bytes that is not zero
+		unix.Write(l.bell, ring)
 	}
 }
 

@@ -32,7 +32,7 @@ func open(t *testing.T, o transport.Options) transport.Transport {
 func TestTransport(t *testing.T) { transporttest.Run(t, fresh) }
 
 func TestTransportOverOtherConnections(t *testing.T) {
-	for name, connect := range map[string]transporttest.Pair{"pipe": pipe, "Unix": unix, "TLS": secure, "wrapped": wrapped} {
+	for name, connect := range map[string]transporttest.Pair{"pipe": pipe, "Unix": unix, "TLS": secure} {
 		t.Run(name, func(t *testing.T) { transporttest.RunOver(t, fresh, connect) })
 	}
 }

@@ -88,7 +88,7 @@ func (k *kit) startComesLater() {
 			s.OnReceive = func([]byte) bool { early(); return true }
 			s.OnNext = func() ([]byte, transport.Then) { early(); return nil, transport.Wait }
 			s.OnTick = early
-			s.OnLastWords = func(error) []byte { early(); return []byte("bye") }
+			s.OnLastWords = func(error) []byte { early(); return nil }
 			s.Conn.Wake()
 			wrote := make(chan struct{})
 			go func() {

@@ -167,6 +167,7 @@ func (k *kit) tick() {
 				go io.Copy(io.Discard, peers)
 			case "stuck":
 				s.Floods(64 << 10)
+				s.OnLastWords = nil // over a pipe they would wait for the peer
 			case "paused":
 				s.OnReceive = func([]byte) bool { s.Conn.Pause(); return true }
 			}

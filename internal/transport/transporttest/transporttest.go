@@ -96,7 +96,7 @@ func RunOver(t *testing.T, fresh func(transport.Options) transport.Transport, co
 func run(t *testing.T, fresh func(transport.Options) transport.Transport, connect Pair, laws []law, over kind) {
 	for _, l := range laws {
 		if l.over <= over {
-			t.Run(l.name, func(t *testing.T) { l.test(&kit{T: t, fresh: fresh, connect: connect}) })
+			t.Run(l.name, func(t *testing.T) { l.test(&kit{T: t, fresh: fresh, connect: connect, over: over}) })
 		}
 	}
 }
@@ -106,11 +106,12 @@ type kit struct {
 	*testing.T
 	fresh   func(transport.Options) transport.Transport
 	connect Pair
+	over    kind
 }
 
 // sub runs a part of the test.
 func (k *kit) sub(name string, f func(k *kit)) {
-	k.Run(name, func(t *testing.T) { f(&kit{T: t, fresh: k.fresh, connect: k.connect}) })
+	k.Run(name, func(t *testing.T) { f(&kit{T: t, fresh: k.fresh, connect: k.connect, over: k.over}) })
 }
 
 // open returns a transport that is closed when the test ends.
