@@ -70,7 +70,7 @@ again, so it may arrive twice. On a pipe, the very first attempt must succeed.`,
 		},
 	}
 	flags.register(cmd)
-	flags.registerSince(cmd)
+	flags.registerListening(cmd)
 	cmd.Flags().DurationVar(&linger, "linger", 300*time.Millisecond, "at the end of the input, go on listening until nothing came for so long (5s in all)")
 	return cmd
 }

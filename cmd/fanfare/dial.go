@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"fanfare"
 	"fanfare/websocket"
 	"github.com/spf13/cobra"
 )
@@ -21,6 +22,7 @@ type dialFlags struct {
 	insecure     bool
 	name         string
 	since        string
+	slow         string
 	maxMessage   size
 }
 
@@ -35,9 +37,10 @@ func (f *dialFlags) register(cmd *cobra.Command) {
 	flags.Var(&f.maxMessage, "max-message", "the largest message sent or accepted")
 }
 
-// registerSince adds --since, for the commands that listen.
-func (f *dialFlags) registerSince(cmd *cobra.Command) {
+// registerListening adds the flags of the commands that listen.
+func (f *dialFlags) registerListening(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.since, "since", "", "first replay what came after this position (?since= in the URL)")
+	cmd.Flags().StringVar(&f.slow, "slow", "", "what the server is to do if this reads too slowly: catch-up, skip, latest or close (?slow= in the URL; default: what the server says)")
 }
 
 func checkHeader(s string) error {
@@ -88,10 +91,17 @@ func (f *dialFlags) target(arg string) (*url.URL, error) {
 	if err != nil {
 		return nil, usage(err)
 	}
-	if f.name != "" {
-		q := u.Query()
-		q.Set("name", f.name)
-		u.RawQuery = q.Encode()
+	if f.slow != "" {
+		if _, err := fanfare.ParsePolicy(f.slow); err != nil {
+			return nil, usage(fmt.Errorf("--slow: %w", err))
+		}
+	}
+	q := u.Query()
+	for setting, value := range map[string]string{"name": f.name, "slow": f.slow} {
+		if value != "" {
+			q.Set(setting, value)
+			u.RawQuery = q.Encode()
+		}
 	}
 	return u, nil
 }

@@ -58,6 +58,8 @@ type serveFlags struct {
 	hosts            []string
 	history          int
 	historyAge       time.Duration
+	slowReaders      []string
+	maxLag           []string
 	logLevel         string
 	logFormat        string
 }
@@ -76,6 +78,14 @@ may read and write every channel. The other way out is a reverse proxy on this
 machine that asks; if it passes on the name it was asked for, say that name
 with --host, since otherwise only localhost and addresses are answered.
 
+A client that reads too slowly makes nobody wait. When it lags more than
+--max-lag behind, --slow-readers says what becomes of it, unless its URL says
+?slow=: with catch-up it reads on from history as far as that reaches, with
+skip it goes on with the newest message, with latest with the newest for each
+key, and with close it is disconnected, with code 1013 and the position to
+resume from. It is told how many messages it missed. Where several patterns
+fit a channel, the first counts.
+
 SIGINT (Ctrl-C) and SIGTERM end it kindly: newcomers get 503, everyone
 connected is told 1001 and has --grace to leave. A second signal ends it at
 once, with exit code 1.`,
@@ -83,6 +93,8 @@ once, with exit code 1.`,
   fanfare serve --listen 127.0.0.1:0               # any free port; the ready line names it
   fanfare serve --listen unix:/run/fanfare.sock    # behind a reverse proxy
   fanfare serve --listen 0.0.0.0:8765 --open       # for everyone who can reach it
+  fanfare serve --slow-readers 'tick/*=latest'     # who lags there goes on with the newest for each ?key=
+  fanfare serve --slow-readers skip --max-lag 64KiB --max-lag 'files/**=16MiB'
   FANFARE_LISTEN=127.0.0.1:9000 fanfare serve`,
 		Args: arguments(cobra.NoArgs, "serve takes flags only, such as --listen 127.0.0.1:9000"),
 		RunE: func(*cobra.Command, []string) error { return serve(f, std) },
@@ -98,6 +110,8 @@ once, with exit code 1.`,
 	flags.Var(&list{&f.hosts, ",", checkHost}, "host", `without --open: answer for this name too, as a reverse proxy passes it on, "chat.example.com"; repeatable`)
 	flags.IntVar(&f.history, "history", 256, "messages kept for each channel; 0 keeps none")
 	flags.DurationVar(&f.historyAge, "history-age", time.Hour, "how long they are kept")
+	flags.Var(channelSetting(slowReaders).flag(&f.slowReaders), "slow-readers", `what becomes of a client that lags: catch-up, skip, latest or close; with a pattern for some channels, "tick/*=latest"; repeatable (default catch-up)`)
+	flags.Var(channelSetting(maxLag).flag(&f.maxLag), "max-lag", `how far it may lag before that, in bytes of messages; with a pattern for some channels, "tick/*=64KiB"; repeatable (default 1MiB)`)
 	flags.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	flags.StringVar(&f.logFormat, "log-format", "text", "text or json")
 	return cmd
@@ -135,7 +149,7 @@ func (f *serveFlags) config(std stdio) (fanfare.Config, error) {
 	if history == 0 {
 		history = -1 // fanfare.Config's zero is its default
 	}
-	return fanfare.Config{
+	cfg := fanfare.Config{
 		Heartbeat:        f.heartbeat,
 		HeartbeatTimeout: f.heartbeatTimeout,
 		MaxMessage:       int(f.maxMessage),
@@ -143,7 +157,10 @@ func (f *serveFlags) config(std stdio) (fanfare.Config, error) {
 		History:          history,
 		HistoryAge:       f.historyAge,
 		Logger:           slog.New(handler),
-	}, nil
+	}
+	channelSetting(slowReaders).apply(f.slowReaders, &cfg)
+	channelSetting(maxLag).apply(f.maxLag, &cfg)
+	return cfg, nil
 }
 
 // serve runs the server until it is told to end by a signal.

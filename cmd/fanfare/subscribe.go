@@ -68,7 +68,7 @@ normal end, 0. It is 4 when there was no connection before the --timeout.`,
 		},
 	}
 	flags.register(cmd)
-	flags.registerSince(cmd)
+	flags.registerListening(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print each message as a JSON object")
 	cmd.Flags().IntVarP(&count, "count", "n", 0, "end after so many messages (default: never)")
 	cmd.Flags().DurationVar(&timeout, "timeout", 0, "end after this time, such as 30s (default: never)")
