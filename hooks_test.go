@@ -594,6 +594,42 @@ func TestBrokerIsNotFlooded(t *testing.T) {
 	}
 }
 
+// Nor are they more than about 1 MiB.
+func TestBrokerIsNotFloodedWithLargeMessages(t *testing.T) {
+	bothTransports(t, func(t *testing.T) {
+		b := &heldBroker{Memory: broker.NewMemory(nil)}
+		s := perform(t, fanfare.Config{Broker: b, HistoryBytes: 1 << 30, MaxMessage: 4 << 20})
+		alice := s.join("/")
+		sizes := []int{500 << 10, 500 << 10, 500 << 10, 3 << 20, 1, 1}
+		go func() { // she waits in the middle
+			var flood []byte
+			for _, n := range sizes {
+				flood = frame.AppendMasked(flood, frame.Text, true, testKey, bytes.Repeat([]byte("x"), n))
+			}
+			alice.conn.SetWriteDeadline(time.Now().Add(patience))
+			alice.conn.Write(flood)
+		}()
+		eventually(t, "the broker has two", func() bool { now, _ := b.holds(); return now == 2 })
+		bob := s.join("/")
+		for range 100 { // time in which more could come
+			bob.send(frame.Ping, nil)
+			if op, _, err := bob.next(); op != frame.Pong {
+				t.Fatal(op, err)
+			}
+		}
+		for i, n := range sizes {
+			eventually(t, "it is there", b.take)
+			if got := alice.said(); len(got) != n {
+				t.Fatalf("message %d has %d bytes, want %d", i, len(got), n)
+			}
+		}
+		if _, most := b.holds(); most != 2 {
+			t.Errorf("the broker had %d messages of one client at once, of nearly half a MiB and more", most)
+		}
+		alice.leave()
+	})
+}
+
 // A lockedBuffer is a log.
 type lockedBuffer struct {
 	mu sync.Mutex

@@ -17,7 +17,8 @@ const maxBatch = 64 << 10
 
 const (
 	// maxUnanswered is how many of a client's messages may be with the broker at
-	// once. Until it has answered some nothing more is read from that client.
+	// once, each counted as weight says. Until it has answered some nothing more
+	// is read from that client.
 	maxUnanswered = 64
 	// maxNotices is how many notices may wait for a client. Until it has taken
 	// some nothing more is read from it either: one that is told of each
@@ -42,7 +43,7 @@ type session struct {
 	closing  *closing     // we close or answer a close; nil as long as neither
 
 	quiet      int32 // ticks since something was heard
-	unanswered int32 // publications of the client's that were not answered yet, by the hook or the broker
+	unanswered int32 // the weight of the client's publications that were not answered yet, by the hook or the broker
 	speaking   bool  // a goroutine is in speak
 	ping       bool  // a ping is due
 	paused     bool  // nothing is read for now
@@ -50,6 +51,10 @@ type session struct {
 	closeSeen  bool // the client closed, or broke the protocol: nothing is expected of it any more
 	gone       bool // Gone was called
 }
+
+// weight is what a message counts against maxUnanswered: one, and one for each
+// 16 KiB, so that no client has much more than 1 MiB with the broker, unless it is one message.
+func weight(payload []byte) int32 { return 1 + int32(len(payload)>>14) }
 
 // A speaker is who publishes over a connection. It does not change.
 type speaker struct {
@@ -184,10 +189,10 @@ func (s *session) said(isBinary bool, payload []byte) {
 		s.mu.Unlock()
 		return
 	}
-	s.unanswered++
+	s.unanswered += weight(payload)
 	s.restrain()
 	s.mu.Unlock()
-	s.server.publish(s.message(isBinary, payload), s.published)
+	s.server.publish(s.message(isBinary, payload), s.answer(payload))
 }
 
 // message makes a message of what the client said.
@@ -255,10 +260,11 @@ func (s *session) restrain() {
 func (s *session) speak() {
 	defer s.server.hooks.Add(-1)
 	for m := s.nextSaid(); m != nil; m = s.nextSaid() {
+		answer := s.answer(m.Payload) // as it is now: the hook may change it
 		if err := s.server.cfg.Hooks.mayPublish(s.server.life, m); err != nil {
-			s.published(Position{}, err)
+			answer(Position{}, err)
 		} else {
-			s.server.publish(m, s.published)
+			s.server.publish(m, answer)
 		}
 	}
 }
@@ -272,26 +278,32 @@ func (s *session) nextSaid() *Message {
 		s.goOn()
 		return nil
 	}
-	s.unanswered++
 	a := s.asides
 	head, n := binary.Uvarint(a.said)
 	end := n + int(head>>1)
 	m := s.message(head&1 == 1, a.said[n:end])
+	s.unanswered += weight(m.Payload)
 	if a.said = a.said[end:]; len(a.said) == 0 {
 		a.said = nil
 	}
 	return m
 }
 
-// published is the broker's answer to what the client said, or the hook's.
-func (s *session) published(pos Position, err error) {
+// answer returns what takes the broker's answer to what the client said, or the
+// hook's.
+func (s *session) answer(payload []byte) func(Position, error) {
+	w := weight(payload)
+	return func(pos Position, err error) { s.answered(w, pos, err) }
+}
+
+func (s *session) answered(weight int32, pos Position, err error) {
 	var notice []byte
 	if err != nil {
 		notice = plainNotice("not published: " + s.server.known(err).Message)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.unanswered--
+	s.unanswered -= weight
 	if notice != nil && !s.gone {
 		s.aside().notices = append(s.aside().notices, notice)
 		s.conn.Wake()
