@@ -28,7 +28,12 @@ func (k *kit) goneIsLast() {
 			if rnd.IntN(16) == 0 { // on a pipe they take their time
 				s.OnLastWords = func(error) []byte { return []byte("bye") }
 			}
-			s.OnTick = func() { s.Conn.Wake() }
+			s.OnTick = func() {
+				s.Conn.Wake()
+				for range 20 {
+					runtime.Gosched() // Gone may want to come now
+				}
+			}
 			s.Say(make([]byte, rnd.IntN(100_000)))
 			things := []func(){
 				func() { s.Conn.End(errTest) },

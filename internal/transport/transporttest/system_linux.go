@@ -115,39 +115,48 @@ func Thaw(t *testing.T, fresh func(transport.Options) transport.Transport, conne
 
 // A peer that takes a little all the time is not stuck, though the system calls
 // for more only now and then: because little is taken until there is room for a
-// segment, or because its own system keeps much for it.
+// segment, or because its own system keeps much for it. Nor is one that takes
+// nothing for a while, and then much, again and again.
 func (k *kit) slowIsNotStuck() {
 	o := Slow
 	o.Tick, o.WriteTimeout = 50*time.Millisecond, time.Second
 	tr := k.open(o)
 	type peer struct {
 		net.Conn
-		s    *Script
-		each []byte // what it reads at a time
+		s     *Script
+		buf   []byte // what it reads at a time
+		every int    // at each how many beats
 	}
-	connect := func(segment, buffer, each int) peer {
+	connect := func(segment, buffer, size, every int) peer {
 		ours, peers := small(k, segment, buffer)
 		s := Accept(k, tr, ours, nil)
 		stalled := s.Floods(64 << 10)
 		s.Start()
 		s.Conn.Wake()
 		stalled()
-		return peer{peers, s, make([]byte, each)}
+		return peer{peers, s, make([]byte, size), every}
 	}
-	all := []peer{connect(536, 2048, 256), connect(0, 1<<20, 16<<10)}
+	all := []peer{connect(536, 2048, 64, 1), connect(0, 1<<20, 16<<10, 1), connect(0, 64<<10, 2<<20, 30)}
 	pace := time.NewTicker(20 * time.Millisecond)
 	defer pace.Stop()
-	for end := time.Now().Add(2 * o.WriteTimeout); time.Now().Before(end); <-pace.C {
+	began := time.Now()
+	for beat := 1; time.Since(began) < 5*o.WriteTimeout/2; beat++ {
 		for _, p := range all {
-			if n, err := io.ReadFull(p, p.each); err != nil || strings.Trim(string(p.each), "s") != "" {
-				k.Fatalf("a peer that takes %d bytes each time was cut off (%d, %v): %v", len(p.each), n, err, p.s.Told())
+			if beat%p.every != 0 {
+				continue
+			}
+			if n, err := io.ReadFull(p, p.buf); err != nil || bytes.Trim(p.buf, "s") != nil {
+				k.Fatalf("a peer that takes %d bytes at a time was cut off (%d, %v): %v", len(p.buf), n, err, p.s.Told())
 			}
 		}
+		<-pace.C
 	}
 	for _, p := range all {
 		if p.s.IsGone() {
-			k.Errorf("a session whose peer takes %d bytes each time is gone", len(p.each))
+			k.Errorf("a session whose peer takes %d bytes at a time is gone", len(p.buf))
 		}
+	}
+	for _, p := range all {
 		if err := p.s.IsOver(); err != transport.ErrWriteTimeout { // now it is
 			k.Errorf("Gone was told %v, want ErrWriteTimeout", err)
 		}

@@ -35,11 +35,13 @@ func (k *kit) pause() {
 		s.received.Reset() // all this need not be kept
 		s.mu.Unlock()
 		resume := func() { paused.Store(false); s.Conn.Resume() }
-		switch got.have {
-		case size:
+		if got.have == size {
 			close(pauses)
-		default:
-			pauses <- resume
+			return true
+		}
+		select {
+		case pauses <- resume:
+		default: // not paused, which was said above
 		}
 		return true
 	}
