@@ -30,17 +30,14 @@ const (
 // calls the methods of [transport.Session]. Most sessions are idle most of the
 // time, so what is rarely there is behind a pointer.
 type session struct {
-	// Static.
-	server *Server
-	conn   transport.Conn
-	who    *speaker
+	// What a delivery looks at comes first, so that it is together in the
+	// processor's cache.
+	conn transport.Conn // static
 
 	mu sync.Mutex // guards the following, but for what says something else
 
-	sub      subscription // of it, only the cursor
-	incoming *incoming    // a message under way; nil: none. Written by Receive under mu, so Receive may read it without
-	asides   *asides      // nil: none
-	closing  *closing     // we close or answer a close; nil as long as neither
+	closing *closing // we close or answer a close; nil as long as neither
+	asides  *asides  // nil: none
 
 	quiet      int32 // ticks since something was heard
 	unanswered int32 // the weight of the client's publications that were not answered yet, by the hook or the broker
@@ -50,6 +47,12 @@ type session struct {
 	closeSent  bool
 	closeSeen  bool // the client closed, or broke the protocol: nothing is expected of it any more
 	gone       bool // Gone was called
+
+	sub      subscription // of it, only the cursor
+	incoming *incoming    // a message under way; nil: none. Written by Receive under mu, so Receive may read it without
+
+	server *Server  // static
+	who    *speaker // static
 }
 
 // weight is what a message counts against maxUnanswered: one, and one for each

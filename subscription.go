@@ -15,9 +15,9 @@ import (
 // A subscription is one reader in one channel, a session or the program's own.
 type subscription struct {
 	channel  *channel    // static
+	cursor   feed.Cursor // its owner's, under the owner's mu
 	audience *audience   // static once attach was called
 	seat     int         // among the audience; owned by its loop
-	cursor   feed.Cursor // its owner's, under the owner's mu
 }
 
 // subscribe opens a channel, if it is not open yet, and places a cursor in it:

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Conn implements [transport.Conn]. It is as small as it can be: an idle
-// connection is this, a slot in the loop's table, and the session.
+// A Conn implements [transport.Conn]. It is as small as a line of the processor's
+// cache: an idle connection is this, a slot in the loop's table, and the session.
 type Conn struct {
 	loop    *loop             // static
 	session transport.Session // static after start, which is on the loop
@@ -29,12 +29,17 @@ type Conn struct {
 	deaf     bool // the session wants nothing more; what arrives is thrown away
 	blocked  bool // the kernel has no room for rest
 	mute     bool // our direction is ended
-	last     bool // nothing follows rest
 	fd       int32
 	slot     uint32
 	waited   uint32 // ticks since the peer took something of what is written, or, when mute, since we ended our direction
 	unacked  uint32 // bytes that the peer's system had not taken at the last tick, while blocked
-	rest     []byte // what a write left, or, before Start, what was read before Accept; others may share it
+	held     *held  // what a write left, or, before Start, what was read before Accept; nil: nothing
+}
+
+// held are bytes that could not go where they belong yet. Others may share them.
+type held struct {
+	bytes []byte
+	last  bool // nothing follows them
 }
 
 // Loop implements [transport.Conn].
@@ -48,8 +53,8 @@ func (c *Conn) Start(s transport.Session) {
 func (c *Conn) start(s transport.Session) {
 	c.session = s
 	c.loop.seat(c)
-	early := c.rest
-	c.rest = nil
+	early := c.held
+	c.held = nil
 	if err, ok := c.loop.doomed[c]; ok {
 		delete(c.loop.doomed, c)
 		c.end(err)
@@ -66,8 +71,8 @@ func (c *Conn) start(s transport.Session) {
 		c.end(os.NewSyscallError("epoll_ctl", err))
 		return
 	}
-	if len(early) > 0 {
-		c.deaf = !c.session.Receive(early)
+	if early != nil {
+		c.deaf = !c.session.Receive(early.bytes)
 	}
 	c.Flush() // for a Wake that came too early
 }
@@ -102,7 +107,7 @@ func (c *Conn) happened(events uint32) {
 	if events&^unix.EPOLLOUT != 0 {
 		c.readable = true
 	}
-	if more := c.read(); (more || len(c.rest) > 0 && !c.blocked) && !c.queued.Swap(true) {
+	if more := c.read(); (more || c.held != nil && !c.blocked) && !c.queued.Swap(true) {
 		c.loop.slow = append(c.loop.slow, c)
 	}
 }
@@ -175,12 +180,12 @@ func (c *Conn) write() (more bool) {
 	if c.blocked || c.mute || c.over || c.session == nil {
 		return false
 	}
-	if b, last := c.rest, c.last; len(b) > 0 {
-		c.rest = nil
-		if !c.place(b, last) {
+	if h := c.held; h != nil {
+		c.held = nil
+		if !c.place(h.bytes, h.last) {
 			return false
 		}
-		if last {
+		if h.last {
 			c.endWriting()
 			return false
 		}
@@ -220,7 +225,7 @@ func (c *Conn) place(b []byte, last bool) bool {
 		return true
 	}
 	// The kernel says when there is room again.
-	c.rest, c.last, c.blocked = b[max(n, 0):], last, true
+	c.held, c.blocked = &held{b[max(n, 0):], last}, true
 	return false
 }
 
@@ -267,7 +272,7 @@ func (c *Conn) end(err error) {
 	c.over = true
 	unix.Close(int(c.fd)) // which takes it from epoll too
 	c.loop.unseat(c)
-	c.rest = nil
+	c.held = nil
 	c.session.Gone(err)
 	c.loop.ends.Done()
 }
@@ -280,8 +285,12 @@ func (c *Conn) speakLast(err error) {
 		return
 	}
 	fd := int(c.fd)
-	makeRoom(fd, len(c.rest)+len(words))
-	if n, _ := send(fd, c.rest); n == len(c.rest) || len(c.rest) == 0 {
+	var rest []byte
+	if c.held != nil {
+		rest = c.held.bytes
+	}
+	makeRoom(fd, len(rest)+len(words))
+	if n, _ := send(fd, rest); n == len(rest) || len(rest) == 0 {
 		send(fd, words)
 	}
 }

@@ -51,7 +51,11 @@ func (r *Reactor) Accept(nc net.Conn, early []byte) (transport.Conn, error) {
 		return nil, err
 	}
 	r.ends.Add(1)
-	return &Conn{loop: r.least(), fd: int32(fd), rest: early}, nil
+	c := &Conn{loop: r.least(), fd: int32(fd)}
+	if len(early) > 0 {
+		c.held = &held{bytes: early}
+	}
+	return c, nil
 }
 
 // least returns the loop that has the fewest connections, and counts one more.
