@@ -190,7 +190,7 @@ func (k *kit) turns() {
 				if err != nil {
 					return
 				}
-				if n, err = peers.Write(b[:n]); err != nil {
+				if _, err := peers.Write(b[:n]); err != nil {
 					return
 				}
 			}
