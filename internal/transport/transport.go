@@ -64,9 +64,10 @@ type Conn interface {
 	// nothing else is written until it is. Only a task of the connection's loop
 	// may call it, holding no lock that Next takes.
 	Flush() (busy bool)
-	// Pause stops the reading behind the Receive that calls it, until Resume,
-	// which any goroutine may call. What the peer sends meanwhile waits in the
-	// network, and then at the peer's.
+	// Pause stops the reading, until Resume. Called within Receive, it is that
+	// Receive's last; called elsewhere, which any goroutine may do, one more may
+	// follow. What the peer sends meanwhile waits in the network, and then at the
+	// peer's; that it is gone is not noticed either, unless by a write.
 	Pause()
 	Resume()
 	// End ends the connection at once; Gone will be told err. What the session
