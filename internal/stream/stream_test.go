@@ -96,6 +96,7 @@ func TestSlowIsNotStuck(t *testing.T) {
 		"TLS":  {func(t testing.TB) (net.Conn, net.Conn) { return secureOver(t, pipe) }, 640 << 10, 16 << 10},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // a pipe has no descriptors
 			tr := open(t, o)
 			ours, peers := tt.connect(t)
 			s := transporttest.Accept(t, tr, ours, nil)

@@ -19,7 +19,7 @@ func (k *kit) goneIsLast() {
 	o := Slow
 	o.Tick, o.CloseTimeout, o.WriteTimeout = time.Millisecond, 20*time.Millisecond, 20*time.Millisecond
 	tr := k.open(o)
-	for range 3 {
+	for range k.times(3) {
 		var wg sync.WaitGroup
 		var all []*Script
 		for range 100 {
@@ -271,10 +271,7 @@ func (k *kit) everythingAtOnce() {
 			}
 		})
 	}
-	wild := 1500 * time.Millisecond
-	if k.over == anything {
-		wild /= 3 // several kinds of them are tried
-	}
+	wild := time.Duration(k.times(1500)) * time.Millisecond
 	for until := time.Now().Add(wild); time.Now().Before(until) && len(all) < 2000; time.Sleep(time.Millisecond) {
 		for i := range current {
 			if current[i].Load().s.IsGone() {

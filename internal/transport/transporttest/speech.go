@@ -182,7 +182,7 @@ func (k *kit) slowPeerMissesNothing() {
 	s.Start()
 	var got check
 	buf := make([]byte, 64<<10)
-	for round := range 300 {
+	for round := range k.times(240) {
 		var wg sync.WaitGroup
 		for range 4 {
 			rnd := rand.New(rand.NewPCG(rnd.Uint64(), 0))

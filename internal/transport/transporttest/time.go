@@ -138,7 +138,7 @@ func (k *kit) tick() {
 	o := Slow
 	o.Tick = 40 * time.Millisecond
 	tr := k.open(o)
-	for round := range 3 {
+	for round := range k.times(3) {
 		tickers := map[string]*atomic.Int32{}
 		var all []*Script
 		began := time.Now()

@@ -114,6 +114,15 @@ func (k *kit) sub(name string, f func(k *kit)) {
 	k.Run(name, func(t *testing.T) { f(&kit{T: t, fresh: k.fresh, connect: k.connect, over: k.over}) })
 }
 
+// times returns n over TCP, and less over other kinds of connections, of which
+// several are tried.
+func (k *kit) times(n int) int {
+	if k.over == anything {
+		return max(1, n/3)
+	}
+	return n
+}
+
 // open returns a transport that is closed when the test ends.
 func (k *kit) open(o transport.Options) transport.Transport { return Open(k.T, k.fresh, o) }
 
