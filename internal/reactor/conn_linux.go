@@ -29,6 +29,7 @@ type Conn struct {
 	deaf     bool // the session wants nothing more; what arrives is thrown away
 	blocked  bool // the kernel has no room for rest
 	mute     bool // our direction is ended
+	late     bool // among the loop's slow
 	fd       int32
 	slot     uint32
 	waited   uint32 // ticks since the peer took something of what is written, or, when mute, since we ended our direction
@@ -84,16 +85,32 @@ func (c *Conn) Wake() {
 	}
 }
 
-// Run implements [transport.Task]: it reads and writes what there is, a little of each.
+// Run implements [transport.Task]: it writes what there is, a little. Reading is
+// for catchUp: one who floods us is woken all the time, to be answered, and
+// must not come before those who wait for a message.
 func (c *Conn) Run() (more bool) {
 	c.queued.Store(false)
-	if c.session == nil || c.over {
-		return false // too early, and start will look for itself, or too late
+	if c.write() || c.readable && !c.paused.Load() {
+		c.later()
 	}
-	more = c.read()
-	more = c.write() || more
-	// One place in the tasks is enough.
-	return more && !c.queued.Swap(true)
+	return false
+}
+
+// later puts c among the loop's slow, unless it is there.
+func (c *Conn) later() {
+	if !c.late && !c.over {
+		c.late = true
+		c.loop.slow = append(c.loop.slow, c)
+	}
+}
+
+// catchUp is c's turn among the slow: it reads and writes, a little of each.
+func (c *Conn) catchUp() {
+	c.late = false
+	more := c.read()
+	if c.write() || more {
+		c.later()
+	}
 }
 
 // happened takes what epoll has to say.
@@ -107,15 +124,18 @@ func (c *Conn) happened(events uint32) {
 	if events&^unix.EPOLLOUT != 0 {
 		c.readable = true
 	}
-	if more := c.read(); (more || c.held != nil && !c.blocked) && !c.queued.Swap(true) {
-		c.loop.slow = append(c.loop.slow, c)
+	if c.late {
+		return // it has more than others already, and its turn will come
+	}
+	if more := c.read(); more || c.held != nil && !c.blocked {
+		c.later()
 	}
 }
 
 // Flush implements [transport.Conn].
 func (c *Conn) Flush() (busy bool) {
-	if c.write() && !c.queued.Swap(true) {
-		c.loop.slow = append(c.loop.slow, c)
+	if c.write() {
+		c.later()
 	}
 	return c.blocked
 }

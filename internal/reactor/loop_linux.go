@@ -199,9 +199,7 @@ func (l *loop) work() {
 	for done < n {
 		c := l.slow[done]
 		done++
-		if c.Run() {
-			l.slow = append(l.slow, c)
-		}
+		c.catchUp()
 		if time.Now().After(until) {
 			break
 		}

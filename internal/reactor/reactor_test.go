@@ -221,6 +221,52 @@ func TestFloodKeepsNobodyWaiting(t *testing.T) {
 	}
 }
 
+// So has one who must be answered all the time: what a hundred of them keep
+// asking stays behind what others have to do.
+func TestAnsweringAFloodKeepsNobodyWaiting(t *testing.T) {
+	const floods = 100
+	tr := one(t)
+	l := tr.Loops()[0]
+	var written atomic.Int64
+	turns := 0 // the loop's
+	release := hold(l)
+	for range floods {
+		ours, peers := transporttest.TCP(t)
+		s := transporttest.Accept(t, tr, ours, nil)
+		s.OnReceive = func([]byte) bool { turns++; s.Conn.Wake(); return true }
+		s.Start()
+		go func() {
+			for noise := make([]byte, 256<<10); ; {
+				n, err := peers.Write(noise)
+				written.Add(int64(n))
+				if err != nil {
+					return
+				}
+			}
+		}()
+	}
+	transporttest.Until(t, "there is a flood", func() bool { return written.Load() >= floods<<20 })
+	// How many turns the floods have before a task that is posted now: the first
+	// is behind one turn of each.
+	var before [21]int
+	for i := range before {
+		posted := make(chan struct{})
+		l.Post(transport.Do(func() {
+			then := turns
+			l.Post(transport.Do(func() { before[i] = turns - then; close(posted) }))
+		}))
+		if i == 0 {
+			release()
+		}
+		<-posted
+	}
+	slices.Sort(before[:])
+	t.Logf("turns of the floods before a task: %v", before)
+	if median := before[len(before)/2]; median > floods/4 {
+		t.Errorf("a task waits for %d turns of %d floods", median, floods)
+	}
+}
+
 // Connections that end together with others that begin, all within one batch of
 // events, leave their places in order: nobody gets another's bytes or end.
 func TestPlacesAreReused(t *testing.T) {
@@ -406,9 +452,7 @@ func TestOutOfDescriptors(t *testing.T) {
 			t.Errorf("New failed and left %d descriptors", now-before)
 		}
 	}
-	if n := loops(); n != 1 {
-		t.Errorf("New failed and left %d loops", n-1)
-	}
+	transporttest.Until(t, "no loop is left of those that New began", func() bool { return loops() == 1 })
 	ours, peers := transporttest.TCP(t)
 	without(t, 0, func() {
 		if _, err := tr.Accept(ours, nil); !errors.Is(err, syscall.EMFILE) {
