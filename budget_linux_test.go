@@ -1,4 +1,4 @@
-package fanfare_test
+package fanfare
 
 import (
 	"fmt"
@@ -10,7 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"fanfare"
+	"fanfare/internal/transport"
+
+	"golang.org/x/sys/unix"
 )
 
 // What a connection and a delivery may cost, over real sockets. The clients are
@@ -37,22 +39,50 @@ func flock(t *testing.T, addr net.Addr, n int) []int {
 			t.Fatal(err)
 		}
 		fds[i] = fd
-		syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &syscall.Timeval{Sec: int64(patience / time.Second)})
+		within := syscall.NsecToTimeval(int64(patience))
+		syscall.SetsockoptTimeval(fd, syscall.SOL_SOCKET, syscall.SO_RCVTIMEO, &within)
 		if err := syscall.Connect(fd, &to); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := syscall.Write(fd, request); err != nil {
 			t.Fatal(err)
 		}
-		if n, err := syscall.Read(fd, answer); err != nil || !strings.HasPrefix(string(answer[:n]), "HTTP/1.1 101") {
-			t.Fatalf("%q %v", answer[:n], err)
+		if got := read(t, fd, answer); !strings.HasPrefix(string(got), "HTTP/1.1 101") {
+			t.Fatalf("%q", got)
 		}
 	}
 	return fds
 }
 
+// patience is for a busy machine; what a test waits for comes at once.
+const patience = 20 * time.Second
+
+// read returns what a client has got.
+func read(t *testing.T, fd int, buf []byte) []byte {
+	t.Helper()
+	for {
+		n, err := syscall.Read(fd, buf)
+		if err == nil {
+			return buf[:n]
+		}
+		if err != syscall.EINTR { // the scheduler's signals end a read that has a timeout
+			t.Fatal(err)
+		}
+	}
+}
+
+// soon waits for what is about to happen.
+func soon(t *testing.T, what string, happened func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !happened(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain until %s", what)
+		}
+	}
+}
+
 // bare serves s on a port of its own, by a server of net/http's that keeps nothing for itself.
-func bare(t *testing.T, s *fanfare.Server) net.Addr {
+func bare(t *testing.T, s *Server) net.Addr {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -78,19 +108,19 @@ func settled() (m runtime.MemStats) {
 // An idle connection is a few objects, a few hundred bytes, and no goroutine.
 func TestIdleBudget(t *testing.T) {
 	t.Setenv("FANFARE_TRANSPORT", "reactor")
-	s, err := fanfare.New(fanfare.Config{})
+	s, err := New(Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	addr := bare(t, s)
 	flock(t, addr, 100) // what is there once
 	const n = 2000
-	eventually(t, "they are in", func() bool { return s.Stats().Sessions == 100 })
+	soon(t, "they are in", func() bool { return s.Stats().Sessions == 100 })
 	goroutines := runtime.NumGoroutine()
 	before := settled()
 	flock(t, addr, n)
-	eventually(t, "they are in", func() bool { return s.Stats().Sessions == 100+n })
-	eventually(t, "net/http's goroutines are gone", func() bool { return runtime.NumGoroutine() <= goroutines })
+	soon(t, "they are in", func() bool { return s.Stats().Sessions == 100+n })
+	soon(t, "net/http's goroutines are gone", func() bool { return runtime.NumGoroutine() <= goroutines })
 	after := settled()
 	bytes := int64(after.HeapAlloc-before.HeapAlloc) / n
 	objects := float64(after.HeapObjects-before.HeapObjects) / n
@@ -106,7 +136,7 @@ func TestIdleBudget(t *testing.T) {
 // A delivery allocates nothing, however many there are.
 func TestDeliveryBudget(t *testing.T) {
 	t.Setenv("FANFARE_TRANSPORT", "reactor")
-	s, err := fanfare.New(fanfare.Config{})
+	s, err := New(Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,12 +146,12 @@ func TestDeliveryBudget(t *testing.T) {
 	buf := make([]byte, 4096)
 	payload := []byte(`{"type":"budget"}`)
 	round := func() {
-		if _, err := s.Publish(t.Context(), &fanfare.Message{Channel: "crowd", Payload: payload}); err != nil {
+		if _, err := s.Publish(t.Context(), &Message{Channel: "crowd", Payload: payload}); err != nil {
 			t.Fatal(err)
 		}
 		for _, fd := range fds {
-			if k, err := syscall.Read(fd, buf); err != nil || k != 2+len(payload) {
-				t.Fatalf("%q %v", buf[:max(k, 0)], err)
+			if got := read(t, fd, buf); len(got) != 2+len(payload) {
+				t.Fatalf("%q", got)
 			}
 		}
 	}
@@ -138,5 +168,61 @@ func TestDeliveryBudget(t *testing.T) {
 	// would be one more.
 	if each > 40 {
 		t.Errorf("%.1f allocations for a message to %d readers: deliveries allocate", each, n)
+	}
+}
+
+// What was published while a loop was busy is one write for each reader.
+func TestWriteBudget(t *testing.T) {
+	t.Setenv("FANFARE_TRANSPORT", "reactor")
+	s, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := bare(t, s)
+	const n, messages = 200, 64
+	fds := flock(t, addr, n)
+	buf := make([]byte, 64<<10)
+	publish := func(payload string) int {
+		t.Helper()
+		if _, err := s.Publish(t.Context(), &Message{Channel: "crowd", Payload: []byte(payload)}); err != nil {
+			t.Fatal(err)
+		}
+		return 2 + len(payload)
+	}
+	hear := func(bytes int) {
+		t.Helper()
+		for _, fd := range fds {
+			for left := bytes; left > 0; {
+				left -= len(read(t, fd, buf[:left]))
+			}
+		}
+	}
+	segments := func() (sum int) {
+		for _, fd := range fds {
+			info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum += int(info.Data_segs_in)
+		}
+		return sum
+	}
+	hear(publish(`{"n":"first"}`)) // now all of them are members
+	before := segments()
+	release := make(chan struct{})
+	for _, l := range s.transports[0].Loops() {
+		held := make(chan struct{})
+		l.Post(transport.Do(func() { close(held); <-release }))
+		<-held
+	}
+	total := 0
+	for i := range messages {
+		total += publish(fmt.Sprintf(`{"n":%d}`, i))
+	}
+	close(release)
+	hear(total)
+	// On the loopback, where a segment holds 64 KiB, what is written at once is one.
+	if got := segments() - before; got != n {
+		t.Errorf("%d messages to %d readers came in %d segments, want one for each reader", messages, n, got)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"fanfare/broker"
+	"fanfare/internal/descriptors"
 	"fanfare/internal/frame"
 	"fanfare/internal/reactor"
 	"fanfare/internal/stream"
@@ -35,12 +36,12 @@ type Server struct {
 	life       context.Context // ends when Shutdown is called
 	die        context.CancelCauseFunc
 
-	stats   counters
-	closing atomic.Bool   // Shutdown was called
-	pending atomic.Int64  // publications that the broker has not answered yet
-	hooks   atomic.Int64  // goroutines that ask hooks
-	present atomic.Int64  // sessions
-	loops   atomic.Uint32 // how often anyLoop was asked
+	stats    counters
+	closing  atomic.Bool   // Shutdown was called
+	pending  atomic.Int64  // publications that the broker has not answered yet
+	speakers atomic.Int64  // goroutines in session.speak
+	present  atomic.Int64  // sessions
+	loops    atomic.Uint32 // how often anyLoop was asked
 	// live has the channels by name, for deliveries, which must not wait for mu.
 	live sync.Map
 
@@ -63,6 +64,7 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	descriptors.Open() // while there surely is one left
 	transports, err := cfg.transports(os.Getenv("FANFARE_TRANSPORT"))
 	if err != nil {
 		return nil, err
@@ -275,13 +277,6 @@ func (s *Server) gone(sess *session, why ending, err error) {
 	s.ends.Done()
 }
 
-// farewell tells the program's hook of a session's end.
-func (s *Server) farewell(sess *session, why ending) {
-	if err := s.cfg.Hooks.disconnected(sess.sub.channel.name, sess.who.name, why); err != nil {
-		s.log.Error("internal error", "error", err)
-	}
-}
-
 func (s *Server) addLocal(sub *Subscription) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -313,8 +308,8 @@ func settle(ctx context.Context, n *atomic.Int64) error {
 // Shutdown ends the server: newcomers are refused with 503, what was published
 // is delivered, every client is told 1001 and may answer, subscriptions end. It
 // waits for the clients, of which those that are still there when ctx is done
-// are cut off, and then for the hooks that were called; if ctx was done before all of that, its error is
-// returned. Then it closes the broker. A server cannot be used again.
+// are cut off, and then for the hooks that were called about them; if ctx was
+// done before all of that, its error is returned. Then it closes the broker. A server cannot be used again.
 func (s *Server) Shutdown(ctx context.Context) error {
 	first := !s.closing.Swap(true)
 	s.die(ErrServerClosed)
@@ -329,7 +324,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		t.Each(func(sess transport.Session) { sess.(*session).goAway() })
 	}
 	for _, sub := range locals {
-		sub.Close()
+		sub.end()
 	}
 	gone := make(chan struct{})
 	go func() {
@@ -345,7 +340,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.closeTransports()
 	<-gone
 	// The broker's answers first: they may lead to hooks.
-	err = cmp.Or(err, settle(ctx, &s.pending), settle(ctx, &s.hooks))
+	err = cmp.Or(err, settle(ctx, &s.pending), settle(ctx, &s.speakers))
 	if !first {
 		return err
 	}

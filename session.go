@@ -1,8 +1,6 @@
 package fanfare
 
 import (
-	"bytes"
-	"encoding/binary"
 	"errors"
 	"io"
 	"sync"
@@ -14,17 +12,6 @@ import (
 // maxBatch is how many bytes of messages are written at once, unless one
 // message alone has more.
 const maxBatch = 64 << 10
-
-const (
-	// maxUnanswered is how many of a client's messages may be with the broker at
-	// once, each counted as weight says. Until it has answered some nothing more
-	// is read from that client.
-	maxUnanswered = 64
-	// maxNotices is how many notices may wait for a client. Until it has taken
-	// some nothing more is read from it either: one that is told of each
-	// message why it was refused must read that.
-	maxNotices = 16
-)
 
 // A session is one connected client that speaks WebSocket. Its transport
 // calls the methods of [transport.Session]. Most sessions are idle most of the
@@ -39,11 +26,13 @@ type session struct {
 	closing *closing // we close or answer a close; nil as long as neither
 	asides  *asides  // nil: none
 
-	quiet      int32 // ticks since something was heard
-	unanswered int32 // the weight of the client's publications that were not answered yet, by the hook or the broker
-	speaking   bool  // a goroutine is in speak
-	ping       bool  // a ping is due
-	paused     bool  // nothing is read for now
+	quiet      int32  // ticks since something was heard
+	unanswered int32  // the weight of the client's publications that were not answered yet, by the hook or the broker
+	speaking   bool   // a goroutine is in speak
+	parted     bool   // the hook Disconnect was called
+	why        ending // of the end, once gone
+	ping       bool   // a ping is due
+	paused     bool   // nothing is read for now
 	closeSent  bool
 	closeSeen  bool // the client closed, or broke the protocol: nothing is expected of it any more
 	gone       bool // Gone was called
@@ -55,10 +44,6 @@ type session struct {
 	who    *speaker // static
 }
 
-// weight is what a message counts against maxUnanswered: one, and one for each
-// 16 KiB, so that no client has much more than 1 MiB with the broker, unless it is one message.
-func weight(payload []byte) int32 { return 1 + int32(len(payload)>>14) }
-
 // A speaker is who publishes over a connection. It does not change.
 type speaker struct {
 	name string // empty: nobody in particular
@@ -67,13 +52,12 @@ type speaker struct {
 
 var nobody = new(speaker)
 
-// asides are what a session has to say besides messages, and what it waits
-// for. All of it is guarded by the session's mu.
+// asides are what a session has to say besides messages, and what it has not
+// published yet. All of it is guarded by the session's mu.
 type asides struct {
-	pong     []byte   // the payload of the newest ping not answered yet; nil: none
-	notices  [][]byte // frames
-	said     []byte   // messages that wait to be published, as wait has them: one read's, no more
-	farewell func()   // to be called once they were published, when the connection is over; may block; nil: nothing
+	pong    []byte   // the payload of the newest ping not answered yet; nil: none
+	notices [][]byte // frames
+	parked  []byte   // messages, as park has them: one read's, no more
 }
 
 // closing is how a session closes. All of it is guarded by the session's mu.
@@ -182,145 +166,6 @@ func (s *session) peerClosed(payload []byte) error {
 	return errClosed
 }
 
-// said publishes what the client said, at once if that is possible: if no hook
-// has to be asked, which may block, and nothing has to be waited for.
-func (s *session) said(isBinary bool, payload []byte) {
-	s.mu.Lock()
-	if s.server.cfg.Hooks.Publish != nil || s.waits() || s.speaking || s.full() {
-		s.wait(isBinary, payload)
-		s.goOn()
-		s.mu.Unlock()
-		return
-	}
-	s.unanswered += weight(payload)
-	s.restrain()
-	s.mu.Unlock()
-	s.server.publish(s.message(isBinary, payload), s.answer(payload))
-}
-
-// message makes a message of what the client said.
-func (s *session) message(isBinary bool, payload []byte) *Message {
-	return &Message{Channel: s.sub.channel.name, Sender: s.who.name, Key: s.who.key, Binary: isBinary, Payload: bytes.Clone(payload)}
-}
-
-// wait keeps what the client said until speak has it. What one read brings
-// can be ten thousand messages, so they are kept no longer than they came.
-// The caller holds mu.
-func (s *session) wait(isBinary bool, payload []byte) {
-	head := uint64(len(payload)) << 1
-	if isBinary {
-		head |= 1
-	}
-	a := s.aside()
-	a.said = append(binary.AppendUvarint(a.said, head), payload...)
-}
-
-// waits reports whether something waits for speak. The caller holds mu.
-func (s *session) waits() bool { return s.asides != nil && len(s.asides.said) > 0 }
-
-// full reports whether nothing more may be published for now. The caller holds mu.
-func (s *session) full() bool {
-	return s.unanswered >= maxUnanswered || s.asides != nil && len(s.asides.notices) >= maxNotices
-}
-
-// goOn has what waits published as far as that may be, on a goroutine of its
-// own, and pauses or resumes the reading. It is to be called when something waits, and when
-// what it waits for happened. The caller holds mu.
-func (s *session) goOn() {
-	switch {
-	case s.speaking:
-	case s.waits() && !s.full():
-		s.speaking = true
-		s.server.hooks.Add(1)
-		go s.speak()
-	case !s.waits() && s.asides != nil && s.asides.farewell != nil:
-		farewell := s.asides.farewell
-		s.asides.farewell = nil
-		s.server.hooks.Add(1)
-		go func() {
-			defer s.server.hooks.Add(-1)
-			farewell()
-		}()
-	}
-	s.restrain()
-}
-
-// restrain has nothing read while something waits or nothing may be published,
-// and else goes on. The caller holds mu.
-func (s *session) restrain() {
-	paused := !s.closeSeen && (s.waits() || s.speaking || s.full())
-	switch {
-	case paused && !s.paused:
-		s.conn.Pause()
-	case !paused && s.paused:
-		s.quiet = 0 // what it said meanwhile is only now read
-		s.conn.Resume()
-	}
-	s.paused = paused
-}
-
-// speak has the program's hook look at what waits, one message after the other, and publishes it.
-func (s *session) speak() {
-	defer s.server.hooks.Add(-1)
-	for m := s.nextSaid(); m != nil; m = s.nextSaid() {
-		answer := s.answer(m.Payload) // as it is now: the hook may change it
-		if err := s.server.cfg.Hooks.mayPublish(s.server.life, m); err != nil {
-			answer(Position{}, err)
-		} else {
-			s.server.publish(m, answer)
-		}
-	}
-}
-
-// nextSaid takes from what waits, as far as it may be published; nil ends speak.
-func (s *session) nextSaid() *Message {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.waits() || s.full() {
-		s.speaking = false
-		s.goOn()
-		return nil
-	}
-	a := s.asides
-	head, n := binary.Uvarint(a.said)
-	end := n + int(head>>1)
-	m := s.message(head&1 == 1, a.said[n:end])
-	s.unanswered += weight(m.Payload)
-	if a.said = a.said[end:]; len(a.said) == 0 {
-		a.said = nil
-	}
-	return m
-}
-
-// answer returns what takes the broker's answer to what the client said, or the
-// hook's.
-func (s *session) answer(payload []byte) func(Position, error) {
-	w := weight(payload)
-	return func(pos Position, err error) { s.answered(w, pos, err) }
-}
-
-func (s *session) answered(weight int32, pos Position, err error) {
-	var notice []byte
-	if err != nil {
-		notice = plainNotice("not published: " + s.server.known(err).Message)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.unanswered -= weight
-	if notice != nil && !s.gone {
-		s.aside().notices = append(s.aside().notices, notice)
-		s.conn.Wake()
-	}
-	s.goOn()
-	if s.closing == nil {
-		return
-	}
-	if s.closing.flush && err == nil && !reached(pos, s.closing.flushTo) {
-		s.closing.flushTo = pos
-	}
-	s.conn.Wake()
-}
-
 // reached reports whether a reader at pos has got what is up to target. A
 // position of another epoch says that there is nothing more to wait for.
 func reached(target, pos Position) bool {
@@ -350,7 +195,7 @@ func (s *session) goAway() {
 
 // flushing reports whether messages are to go out before the close.
 func (s *session) flushing() bool {
-	return s.closing.flush && (s.unanswered > 0 || s.waits() || !reached(s.closing.flushTo, s.sub.cursor.Position()))
+	return s.closing.flush && (s.unanswered > 0 || s.parks() || !reached(s.closing.flushTo, s.sub.cursor.Position()))
 }
 
 // subscription implements [subscriber].
@@ -421,7 +266,7 @@ func (s *session) control() []byte {
 		a.notices = a.notices[1:]
 		s.goOn()
 		return b
-	} else if a != nil && !s.waits() {
+	} else if a != nil && !s.parks() {
 		s.asides = nil
 	}
 	return nil
@@ -521,12 +366,12 @@ func (s *session) Gone(err error) {
 	case errors.As(err, &d):
 		why = d.why
 	}
-	s.gone = true
-	if a := s.asides; a != nil {
-		a.notices = nil
-	}
-	if s.server.cfg.Hooks.Disconnect != nil {
-		s.aside().farewell = func() { s.server.farewell(s, why) }
+	s.gone, s.why = true, why
+	// A hook or a broker that has not answered keeps the session a while longer,
+	// and must not keep the channel's messages with it.
+	s.sub.cursor.LetGo()
+	if s.asides != nil {
+		s.asides.notices = nil
 	}
 	s.goOn()
 	s.mu.Unlock()

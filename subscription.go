@@ -79,7 +79,8 @@ type Subscription struct {
 	once   sync.Once     // closes done
 	in     subscription  // its cursor is guarded by mu
 
-	mu sync.Mutex
+	mu     sync.Mutex // guards the following
+	closed bool       // by Close
 }
 
 // A GapError says that messages are missing before the next one. The
@@ -115,15 +116,18 @@ func (s *Server) Subscribe(ctx context.Context, channel string, o *SubscribeOpti
 		return nil, errorf("bad_slow", "SlowReaders is %d and MaxLag %d; they must be one of the policies and a number of bytes, or zero for the channel's settings", o.SlowReaders, o.MaxLag)
 	}
 	in, err := s.subscribe(ctx, channel, o.Since, slowness{o.SlowReaders, o.MaxLag}, nil)
-	if err != nil {
+	switch {
+	case errors.Is(err, broker.ErrClosed):
+		return nil, ErrServerClosed
+	case err != nil:
 		return nil, err
 	}
 	sub := &Subscription{server: s, in: in, more: make(chan struct{}, 1), done: make(chan struct{})}
+	sub.in.attach(s.anyLoop(), sub)
 	if !s.addLocal(sub) {
 		s.leave(&sub.in, sub)
 		return nil, ErrServerClosed
 	}
-	sub.in.attach(s.anyLoop(), sub)
 	return sub, nil
 }
 
@@ -142,10 +146,7 @@ func (sub *Subscription) Next(ctx context.Context) (*Message, error) {
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-sub.done:
-			if !sub.server.closing.Load() {
-				return nil, ErrUnsubscribed
-			}
-			// What was published before the shutdown comes before its news, also
+			// What was published before a shutdown comes before its news, also
 			// where the waking for it was on its way.
 			if m, err := sub.next(); m != nil || err != nil {
 				return m, err
@@ -177,8 +178,18 @@ func (sub *Subscription) Position() Position {
 	return sub.in.cursor.Position()
 }
 
-// Close ends the subscription. A second call changes nothing.
+// Close ends the subscription, and what it has not read is let go. A second call
+// changes nothing.
 func (sub *Subscription) Close() {
+	sub.end()
+	sub.mu.Lock()
+	defer sub.mu.Unlock()
+	sub.closed = true
+	sub.in.cursor.LetGo()
+}
+
+// end has nobody wake the subscription any more.
+func (sub *Subscription) end() {
 	sub.once.Do(func() {
 		close(sub.done)
 		sub.server.removeLocal(sub)
@@ -189,6 +200,12 @@ func (sub *Subscription) Close() {
 func (sub *Subscription) next() (*Message, error) {
 	sub.mu.Lock()
 	defer sub.mu.Unlock()
+	if sub.closed {
+		if sub.server.closing.Load() {
+			return nil, ErrServerClosed
+		}
+		return nil, ErrUnsubscribed
+	}
 	m, gap, err := sub.in.cursor.Next()
 	switch {
 	case err != nil:

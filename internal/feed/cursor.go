@@ -283,7 +283,7 @@ func (c *Cursor) settle() (Gap, error) {
 // memory, and Take will find the place where to go on.
 func (c *Cursor) Relieve() error {
 	if c.at != nil && c.slow() {
-		c.letGo()
+		c.LetGo()
 	}
 	if c.at == nil && c.policy == Close {
 		return ErrTooSlow
@@ -291,7 +291,12 @@ func (c *Cursor) Relieve() error {
 	return nil
 }
 
-func (c *Cursor) letGo() {
+// LetGo gives up the reader's entry, and with it all the messages that it keeps
+// in memory. Its position remains, and Take will find the place where to go on.
+func (c *Cursor) LetGo() {
+	if c.at == nil {
+		return
+	}
 	lost := c.stray()
 	lost.seq, lost.pos, c.at = c.at.seq, c.at.msg.Position, nil
 }
@@ -303,7 +308,7 @@ func (c *Cursor) place() error {
 		if c.policy == CatchUp && old != nil && c.at.seq >= old.seq-1 {
 			return nil // it reads from history; waiting for it costs nothing
 		}
-		c.letGo()
+		c.LetGo()
 	}
 	switch {
 	case c.policy == Close:
