@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"fanfare/broker"
+	"fanfare/internal/descriptors"
 	"fanfare/internal/handshake"
 )
 
@@ -81,15 +82,11 @@ func (s *Server) refuse(w http.ResponseWriter, err error) {
 	e := s.known(err)
 	status := cmp.Or(e.status, statuses[e.Code], http.StatusBadRequest)
 	if status == http.StatusServiceUnavailable {
-		h.Set("Retry-After", strconv.Itoa(retryAfter))
+		h.Set("Retry-After", strconv.Itoa(descriptors.RetryAfter))
 		h.Set("Connection", "close")
 	}
 	s.writeJSON(w, status, errorBody{errorText{e.Code, e.Message}})
 }
-
-// retryAfter is after how many seconds a client may come back that was refused
-// because of a shutdown, or because there was no room.
-const retryAfter = 2
 
 type errorBody struct {
 	Error errorText `json:"error"`

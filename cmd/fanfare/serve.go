@@ -197,8 +197,7 @@ func serveUntil(interrupted context.Context, f serveFlags, t timeouts, std stdio
 		handler = onlyHosts(f.hosts, srv)
 	}
 	server := newHTTPServer(handler, cfg.Logger, t)
-	guarded := descriptors.NewListener(listener, cfg.Logger)
-	server.ConnState = guarded.ConnState
+	guarded := descriptors.NewListener(listener, server, cfg.Logger)
 	if limit := descriptors.Limit(); limit > 0 {
 		cfg.Logger.Info("file descriptors", "limit", limit, "connections", descriptors.Room())
 	}

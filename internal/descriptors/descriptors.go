@@ -2,7 +2,7 @@
 // that a shortage ends in a clear answer and not in failures at random. Every
 // connection is a descriptor; so is every file, and a health check needs one too.
 // The last few are therefore kept: no WebSocket is let in when [Scarce], and
-// where even the last is taken a [Listener] makes room, or answers 503.
+// where even the last is taken a [Listener] answers 503.
 //
 // Nobody has to raise the soft limit to the hard one: Go's package syscall does
 // so before main, to one less where it was lower (a test here holds it to that).
@@ -21,6 +21,9 @@ import (
 
 // Code is what machines read when somebody is refused for want of descriptors.
 const Code = "full"
+
+// RetryAfter is after how many seconds who got a 503 may come back.
+const RetryAfter = 2
 
 // Reason is the same for people.
 func Reason() string {
@@ -63,8 +66,8 @@ var alarm struct {
 	last  time.Time
 }
 
-// Refused counts a connection that was refused or closed for want of
-// descriptors, and warns of it, at most every ten seconds.
+// Refused counts a connection that was refused for want of descriptors, and
+// warns of it, at most every ten seconds.
 func Refused(log *slog.Logger) {
 	alarm.Lock()
 	alarm.count++
@@ -75,7 +78,7 @@ func Refused(log *slog.Logger) {
 	}
 	alarm.Unlock()
 	if due {
-		log.Warn("out of file descriptors: newcomers are refused, and who is silent is closed; raise the limit (ulimit -n, LimitNOFILE=)",
+		log.Warn("out of file descriptors: newcomers are refused; raise the limit (ulimit -n, LimitNOFILE=)",
 			"limit", Limit(), "so_far", count)
 	}
 }

@@ -118,7 +118,7 @@ func TestInUse(t *testing.T) {
 // What is in use is counted by what the system says, wherever the gaps are. The
 // lowest free number is never above that.
 func TestGaps(t *testing.T) {
-	if !own.counts {
+	if !own().counts {
 		return // here there is a lower bound only
 	}
 	before := InUse()
@@ -190,7 +190,7 @@ func listening(t *testing.T, clients int) (*Listener, []net.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := NewListener(inner, slog.New(slog.DiscardHandler))
+	l := NewListener(inner, &http.Server{}, slog.New(slog.DiscardHandler))
 	t.Cleanup(func() { inner.Close(); l.give() })
 	all := make([]net.Conn, clients)
 	for i := range all {
@@ -216,7 +216,6 @@ func accept(t *testing.T, l *Listener, client net.Conn) net.Conn {
 	if conn.RemoteAddr().String() != client.LocalAddr().String() {
 		t.Fatal("somebody else was accepted")
 	}
-	l.ConnState(conn, http.StateNew)
 	return conn
 }
 
@@ -308,44 +307,71 @@ func TestNothingCanBeDone(t *testing.T) {
 	}
 }
 
-// One who has been silent for a second makes room; one who asks does not, nor
-// one who has just come.
-func TestTheSilentMakeRoom(t *testing.T) {
+// While descriptors are scarce no connection is kept for a further request, and
+// one that was kept makes room. Afterwards they are kept again.
+func TestScarceDescriptorsAreNotKeptIdle(t *testing.T) {
 	limited(t, 128)
-	l, clients := listening(t, 7)
-	for i, state := range []http.ConnState{http.StateActive, http.StateNew, http.StateIdle, http.StateHijacked} {
-		l.ConnState(accept(t, l, clients[i]), state)
-	}
-	if len(l.place) != 2 || l.silent.Len() != 2 {
-		t.Fatalf("%d and %d are silent, want 2", len(l.place), l.silent.Len())
-	}
-	for e := l.silent.Front(); e != nil; e = e.Next() {
-		e.Value = silentConn{e.Value.(silentConn).Conn, time.Now().Add(-silence)}
-	}
-	files := take(t, -1)
-	accept(t, l, clients[4])
-	accept(t, l, clients[5])
-	for _, i := range []int{1, 2} {
-		if n, err := clients[i].Read(make([]byte, 1)); err != io.EOF {
-			t.Errorf("a silent one reads %d bytes, %v; want the end", n, err)
+	entered, leave := make(chan struct{}), make(chan struct{})
+	server := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/long" {
+			entered <- struct{}{}
+			<-leave
+		}
+	})}
+	l, clients := listening(t, 4)
+	l.server = server
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(l) }()
+	ask := func(i int, path string) {
+		if _, err := io.WriteString(clients[i], "GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+			t.Error(err)
 		}
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		refused(t, clients[6])
-		_ = files[0].Close()
-		_ = l.Close()
-	}()
-	if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
-		t.Errorf("Accept: %v", err)
-	}
-	<-done
-	for _, i := range []int{0, 3, 4, 5} {
-		_ = clients[i].SetReadDeadline(time.Now())
-		if _, err := clients[i].Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("one who was not to make room reads %v", err)
+	answered := func(i int, kept bool) {
+		t.Helper()
+		resp, err := http.ReadResponse(bufio.NewReader(clients[i]), nil)
+		if err != nil {
+			t.Fatal(err)
 		}
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != http.StatusOK || resp.Close == kept {
+			t.Errorf("client %d is answered %s, closing is %v (%v)", i, resp.Status, resp.Close, err)
+		}
+	}
+	ask(0, "/long")
+	<-entered
+	ask(1, "/")
+	answered(1, true)
+
+	files := take(t, Room()+1)
+	newcomer := func() {
+		conn, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		_ = conn.SetDeadline(time.Now().Add(patience))
+		clients = append(clients, conn)
+	}
+	newcomer()
+	ask(4, "/")
+	answered(4, false)
+	if n, err := clients[1].Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("one who was kept reads %d bytes, %v; want the end", n, err)
+	}
+	leave <- struct{}{}
+	answered(0, false)
+
+	for _, f := range files {
+		_ = f.Close()
+	}
+	newcomer()
+	ask(5, "/")
+	answered(5, true)
+	if err := server.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		t.Errorf("Serve: %v", err)
 	}
 	if l.spare != nil {
 		t.Error("a closed Listener keeps a descriptor")

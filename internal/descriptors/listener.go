@@ -1,8 +1,6 @@
 package descriptors
 
 import (
-	"container/list"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -10,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"sync"
 	"syscall"
 	"time"
 
@@ -18,40 +15,29 @@ import (
 )
 
 const (
-	silence    = time.Second            // of a connection that may then be closed for somebody else's sake
-	question   = 5 * time.Millisecond   // for one who is turned away to ask: what it asks comes right behind the connection
-	answer     = time.Second            // to write so little on a new connection never takes any time
-	farewell   = 10 * time.Millisecond  // for the rest of what it asks, which would reset the connection and destroy the answer
-	pause      = 100 * time.Millisecond // before the next try when there is nothing that could be done
-	retryAfter = 2                      // seconds, told to who is turned away
+	question = 5 * time.Millisecond   // for one who is turned away to ask: what it asks comes right behind the connection
+	answer   = time.Second            // to write so little on a new connection never takes any time
+	farewell = 10 * time.Millisecond  // for the rest of what it asks, which would reset the connection and destroy the answer
+	pause    = 100 * time.Millisecond // before the next try when there is nothing that could be done
 )
 
-// A Listener accepts connections for one [http.Server] also when the last
-// descriptor is taken, where net/http alone would wait, and log each time. When
-// they are scarce it closes who has been silent longest, for a second at least: a
-// connection on which nothing was asked yet, or nothing more. If there is nobody
-// like that and none is left, it gives up a descriptor that it keeps for this,
-// and answers the newcomer 503 on it.
-//
-// Set the server's ConnState to [Listener.ConnState].
+// A Listener accepts connections for a [http.Server] also when the last
+// descriptor is taken, where net/http alone would wait, and log each time. While
+// they are scarce the server keeps no connection between two requests. Once none
+// is left, the Listener gives up a descriptor that it keeps for this, and answers
+// the newcomer 503 on it.
 type Listener struct {
 	net.Listener
-	log   *slog.Logger
-	spare *os.File // of the goroutine in Accept; nil while it is given up
-
-	mu     sync.Mutex
-	silent *list.List // of silent connections, who has been so longest first
-	place  map[net.Conn]*list.Element
+	server *http.Server
+	log    *slog.Logger
+	spare  *os.File // of the goroutine in Accept; nil while it is given up
 }
 
-type silentConn struct {
-	net.Conn
-	since time.Time
-}
-
-// NewListener makes a Listener of another, of TCP or Unix sockets.
-func NewListener(l net.Listener, log *slog.Logger) *Listener {
-	return &Listener{Listener: l, log: log, silent: list.New(), place: map[net.Conn]*list.Element{}}
+// NewListener makes a Listener of another, of TCP or Unix sockets, for that
+// server to serve. Whether the server keeps connections alive is then up to it.
+func NewListener(l net.Listener, server *http.Server, log *slog.Logger) *Listener {
+	Open()
+	return &Listener{Listener: l, server: server, log: log}
 }
 
 // Accept implements [net.Listener]. One goroutine may call it.
@@ -62,15 +48,15 @@ func (l *Listener) Accept() (net.Conn, error) {
 		switch {
 		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
 			// Linux says so before it looks whether anybody has come.
-			if !l.closeSilent() && !l.give() {
+			l.server.SetKeepAlivesEnabled(false)
+			if !l.give() {
 				time.Sleep(pause) // somebody was quicker; whoever comes waits in the kernel
 			}
 		case err != nil:
 			l.give()
 			return nil, err
 		case l.keep():
-			for Scarce() && l.closeSilent() { // they are in the way of those who would stay
-			}
+			l.server.SetKeepAlivesEnabled(!Scarce()) // false also closes those that are kept
 			return conn, nil
 		default:
 			l.turnAway(conn)
@@ -112,48 +98,10 @@ func (l *Listener) turnAway(conn net.Conn) {
 	}
 }
 
-// refusal is the answer that the server itself gives (errors.go), where there is
-// no server yet.
+// refusal is what the server would answer, where there is no server yet.
 func refusal() []byte {
-	var body struct {
-		Error struct {
-			Code    string `json:"code"`
-			Message string `json:"message"`
-		} `json:"error"`
-	}
-	body.Error.Code, body.Error.Message = Code, Reason()
-	text, _ := json.Marshal(body) // strings only: it cannot fail
+	text := fmt.Sprintf(`{"error":{"code":%q,"message":%q}}`, Code, Reason()) // ASCII without escapes
 	return fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: %d\r\n"+
 		"Retry-After: %d\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n%s",
-		http.StatusServiceUnavailable, http.StatusText(http.StatusServiceUnavailable), len(text), retryAfter, text)
-}
-
-// ConnState is what the server calls when a connection's state changes.
-func (l *Listener) ConnState(conn net.Conn, state http.ConnState) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if e, ok := l.place[conn]; ok {
-		l.silent.Remove(e)
-		delete(l.place, conn)
-	}
-	if state == http.StateNew || state == http.StateIdle {
-		l.place[conn] = l.silent.PushBack(silentConn{conn, time.Now()})
-	}
-}
-
-// closeSilent closes the connection that has been silent longest, and reports
-// whether there was one.
-func (l *Listener) closeSilent() bool {
-	l.mu.Lock()
-	e := l.silent.Front()
-	if e == nil || time.Since(e.Value.(silentConn).since) < silence {
-		l.mu.Unlock()
-		return false
-	}
-	conn := l.silent.Remove(e).(silentConn)
-	delete(l.place, conn.Conn)
-	l.mu.Unlock()
-	_ = conn.Close() // has given the descriptor back when it returns
-	Refused(l.log)
-	return true
+		http.StatusServiceUnavailable, http.StatusText(http.StatusServiceUnavailable), len(text), RetryAfter, text)
 }

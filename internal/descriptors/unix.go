@@ -5,6 +5,7 @@ package descriptors
 import (
 	"math"
 	"runtime"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,10 +20,13 @@ func Limit() int {
 	return int(min(uint64(l.Cur), math.MaxInt32)) // more than anybody has, or no limit
 }
 
+// Open opens what the others need, a descriptor of our own, and keeps it. They do
+// so too; but then there may be none to be had.
+func Open() { own() }
+
 // own is a descriptor of ours: one to duplicate, and the place where Linux tells
-// how many there are. It is opened at the start, when there surely is one to be
-// had, and stays open.
-var own = open()
+// how many there are.
+var own = sync.OnceValue(open)
 
 type opened struct {
 	fd     int
@@ -46,7 +50,7 @@ func open() opened {
 // InUse is how many descriptors this process has: exactly on Linux since 6.2,
 // elsewhere at least.
 func InUse() int {
-	if own.counts {
+	if own := own(); own.counts {
 		return count(own.fd)
 	}
 	return lowest()
@@ -66,7 +70,7 @@ func count(fd int) int {
 // and gone, perhaps. Who goes by it lets now and then somebody in too many, and
 // never refuses anybody without need.
 func lowest() int {
-	n, err := unix.FcntlInt(uintptr(own.fd), unix.F_DUPFD_CLOEXEC, 0)
+	n, err := unix.FcntlInt(uintptr(own().fd), unix.F_DUPFD_CLOEXEC, 0)
 	switch err {
 	case nil:
 		_ = unix.Close(n)
