@@ -122,7 +122,7 @@ func runIdle(ctx context.Context, c *Config, d *dialer, r *Report) (err error) {
 		if _, err := t.assemble(ctx, d, m.Few, 0, false); err != nil {
 			return err
 		}
-		t.rest(ctx, time.Second)
+		t.rest(ctx, c.Duration) // as long as later, since a server may give memory back when it rests
 		m.RSSFew = t.server().rss
 	}
 	if r.Handshakes, err = t.assemble(ctx, d, c.Connections, 0, false); err != nil {
@@ -138,6 +138,9 @@ func runIdle(ctx context.Context, c *Config, d *dialer, r *Report) (err error) {
 		return fmt.Errorf("%d of %d idle connections ended, the first because: %s", got.closed, c.Connections, describe(got.why))
 	}
 	m.Connections, m.RSS = c.Connections, after.rss
+	if m.RSS < m.RSSFew {
+		r.Warnings = append(r.Warnings, "the server's memory shrank while connections came, for it was still giving back what it had needed before: start it anew, or wait a minute, and measure again")
+	}
 	m.Each = float64(m.RSS-m.RSSFew) / float64(m.Connections-m.Few)
 	m.IdleCores = (after.cpu - before.cpu).Seconds() / time.Since(began).Seconds()
 	r.Memory = m

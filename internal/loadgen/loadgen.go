@@ -181,7 +181,7 @@ func (c Config) Check() error {
 	case c.Size != 0 && c.Size < MinSize:
 		return fmt.Errorf("a size of %d: a message must have %d bytes or more, for the mark by which it is known again", c.Size, MinSize)
 	case c.Duration < 0 || c.Duration > 24*time.Hour || c.Warmup > 24*time.Hour:
-		return fmt.Errorf("a duration of %v after a warm-up of %v: each may be 24h at most", c.Duration, c.Warmup)
+		return fmt.Errorf("a duration of %v after a warm-up of %v: it must be above 0, and each 24h at most", c.Duration, c.Warmup)
 	case c.Window < 0 || c.Window > maxWindow:
 		return fmt.Errorf("a window of %d: it must be 1 or more, and %d at most", c.Window, maxWindow)
 	case c.Stall < 0 || c.Stall >= 1 || math.IsNaN(c.Stall):

@@ -199,8 +199,8 @@ func TestScenarios(t *testing.T) {
 					}
 				default:
 					flawless(t, r.Traffic, 20)
-					if s == Broadcast && r.Traffic.Last.Count != 15 {
-						t.Errorf("%d messages were measured in 0.3 s at 50/s", r.Traffic.Last.Count)
+					if l := r.Traffic; s == Broadcast && (l.Last.Count != 15 || l.Messages < 25 || l.Messages > 75 || l.Seconds < 0.29) {
+						t.Errorf("%d messages were measured in 0.3 s at 50/s: %.1f/s for %.2f s", l.Last.Count, l.Messages, l.Seconds)
 					}
 				}
 				var back map[string]any
@@ -485,6 +485,9 @@ func TestInterrupted(t *testing.T) {
 		t.Error("it does not say that it was interrupted")
 	}
 	flawless(t, r.Traffic, 20)
+	if r.Traffic.Why != "" {
+		t.Errorf("it was not we, but %s", r.Traffic.Why)
+	}
 	// Before anything was measured.
 	if r, err := Run(ctx, c); err != nil || r.Err() == nil {
 		t.Errorf("interrupted at once: %+v, %v", r, err)

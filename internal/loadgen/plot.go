@@ -33,7 +33,7 @@ func (r *Report) curves() []curve {
 
 // The plot's measures, in px.
 const (
-	plotWidth, plotHeight    = 800, 460
+	plotWidth, plotHeight    = 800, 480
 	plotLeft, plotRight      = 76.0, 772.0
 	plotTop, plotBottom      = 124.0, 400.0
 	plotSteps                = 400 // points of a curve
@@ -41,6 +41,7 @@ const (
 	plotLight, plotDark      = "--paper:#fff;--ink:#1b2230;--soft:#5c667a;--grid:#e3e7ee;--c0:#1d5fd0;--c1:#d0570c", "--paper:#11151c;--ink:#e9edf4;--soft:#9aa5b8;--grid:#29303c;--c0:#6fa8ff;--c1:#ffa25c"
 	plotTickLine, plotLegend = 20.0, 22.0
 	plotColumn               = 112.0
+	plotNines                = 6.0 // at most; for more the labels have no room
 )
 
 // Plot writes the distributions as an SVG that suits a light page and a dark
@@ -60,14 +61,14 @@ func (r *Report) Plot(w io.Writer) error {
 	}
 	step := niceStep(top / 5)
 	top = step * math.Ceil(top/step)
-	nines := max(2, math.Ceil(math.Log10(float64(most)))) // beyond there is less than one delivery
+	nines := min(max(2, math.Ceil(math.Log10(float64(most)))), plotNines) // beyond there is less than one delivery
 	x := func(n float64) float64 { return plotLeft + (plotRight-plotLeft)*n/nines }
 	y := func(us float64) float64 { return plotBottom - (plotBottom-plotTop)*us/top }
 
 	var b strings.Builder
-	title := r.Title()
+	title := "Latency: " + r.Title()
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%[1]d" height="%[2]d" role="img" %s font-size="13">`+"\n", plotWidth, plotHeight, plotFont)
-	fmt.Fprintf(&b, "<title>%s</title>\n", escape("Latency: "+title))
+	fmt.Fprintf(&b, "<title>%s</title>\n", escape(title))
 	fmt.Fprintf(&b, "<style>\n:root{%s}\n@media (prefers-color-scheme:dark){:root{%s}}\n", plotLight, plotDark)
 	b.WriteString("text{fill:var(--soft)}.head{fill:var(--ink);font-weight:600}.ink{fill:var(--ink)}.grid{stroke:var(--grid)}.n{font-variant-numeric:tabular-nums}\n")
 	b.WriteString(".c0{stroke:var(--c0)}.c1{stroke:var(--c1)}.a0{fill:var(--c0);opacity:.1}\n</style>\n")
@@ -94,6 +95,7 @@ func (r *Report) Plot(w io.Writer) error {
 			x(n), plotTop, plotBottom, x(n), plotBottom+plotTickLine, map[bool]string{false: "middle", true: "end"}[n == nines], percentile(n))
 	}
 	fmt.Fprintf(&b, `<text x="%.1f" y="%.1f" text-anchor="middle" font-size="12">percentile: so many were no slower</text>`+"\n", (plotLeft+plotRight)/2, plotBottom+2.1*plotTickLine)
+	fmt.Fprintf(&b, `<text x="28" y="%.1f" font-size="12">%s</text>`+"\n", plotBottom+3.2*plotTickLine, escape(r.URL))
 	for i := len(curves) - 1; i >= 0; i-- { // the first one on top
 		c := curves[i]
 		end := min(math.Log10(float64(max(c.of.Count, 2))), nines)

@@ -120,6 +120,9 @@ func newLatency(h *hdrhistogram.Histogram) Latency {
 // Title says in a line what was measured.
 func (r *Report) Title() string {
 	title := fmt.Sprintf("%s · %s connections", r.Scenario, Count(float64(r.Connections)))
+	if r.Connections == 1 {
+		title = strings.TrimSuffix(title, "s")
+	}
 	if r.Rate > 0 {
 		title += fmt.Sprintf(" · %s messages/s", Count(r.Rate))
 	}

@@ -52,7 +52,7 @@ func runTraffic(ctx context.Context, c *Config, d *dialer, r *Report, stalled in
 		}
 		for _, w := range result.Generator.judge(result.Latency.P99, rival) {
 			if c.Scenario == Stall {
-				w = fmt.Sprintf("with %d that never read: %s", stalled, w)
+				w = map[bool]string{true: "with everybody reading", false: fmt.Sprintf("with %d that never read", stalled)}[stalled == 0] + ": " + w
 			}
 			r.Warnings = append(r.Warnings, w)
 		}
@@ -140,7 +140,8 @@ func (t *traffic) measure(ctx context.Context) (*Traffic, error) {
 		if c.Scenario == Throughput {
 			s = t.inFlight(ctx, p, from, end)
 		} else {
-			s = t.onSchedule(ctx, p, begin, from, end)
+			// No message is due just when the measuring begins or ends, so that it counts or does not.
+			s = t.onSchedule(ctx, p, begin+int64(float64(time.Second)/c.Rate/2), from, end)
 		}
 	}()
 	var first, last snapshot
@@ -168,6 +169,9 @@ func (t *traffic) measure(ctx context.Context) (*Traffic, error) {
 		}
 	}
 	stop()
+	if ctx.Err() != nil {
+		s.err = nil // it was our own doing
+	}
 	if first.at == 0 || s.sent == 0 {
 		if ctx.Err() != nil {
 			return nil, nil
@@ -198,22 +202,25 @@ func (s *schedule) why() string {
 }
 
 // onSchedule sends what is due from begin to end, each message with the time
-// that it was due, however late it goes out. What cannot go out at all, because
-// the server takes nothing more, is unsent.
+// that it was due, however late it goes out, and returns at the end. What cannot
+// go out at all, because the server takes nothing more, is unsent.
 func (t *traffic) onSchedule(ctx context.Context, p *publisher, begin, from, end int64) schedule {
 	w := t.crowd
 	s := schedule{late: newHistogram()}
 	interval := float64(time.Second) / t.config.Rate
 	due := func(i uint32) int64 { return begin + int64(float64(i)*interval) }
 	free := begin // when the server had taken the message before
-	for due(s.sent) < end {
+	for {
 		at := due(s.sent)
-		if now := w.now(); now < at {
+		if until := min(at, end) - w.now(); until > 0 {
 			if ctx.Err() != nil {
 				return s
 			}
-			pause(time.Duration(min(at-now, int64(50*time.Millisecond))))
+			pause(time.Duration(min(until, int64(50*time.Millisecond))))
 			continue
+		}
+		if at >= end {
+			return s
 		}
 		if at >= from {
 			// Ours is only the time since the message was due and could go out.
@@ -229,7 +236,6 @@ func (t *traffic) onSchedule(ctx context.Context, p *publisher, begin, from, end
 		s.sent++
 		t.sent.Store(s.sent)
 	}
-	return s
 }
 
 // inFlight sends as often as every receiver has had another message.
