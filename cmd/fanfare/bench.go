@@ -61,11 +61,14 @@ sends each text to all clients; use a channel where nobody else listens.
 
 The scenarios, and what they do unless told otherwise:
 
-  broadcast   30 messages a second to 1000 connections, on a fixed schedule.
+  broadcast   30 messages of 128 bytes a second to 1000 connections, on a fixed
+              schedule, for 10 s after 1 s to warm up.
               Latency counts from when a message was due, not from when it could
               be sent, so that no stall is hidden
-  throughput  64 messages in flight to 1000 connections, as many as go through
-  idle        1000 silent connections: memory for each, of the server --pid
+  throughput  64 messages in flight to 1000 connections, as many as go through;
+              size and times as above
+  idle        1000 silent connections: memory for each, of the server --pid, 5 s
+              (--duration) after the last came; 10000 make it more exact
   connect     1000 connections, 128 handshakes at once
   stall       broadcast of 30 messages of 32 kB to 200 connections, first with
               everybody reading, then with a share of 0.1 that never reads:
@@ -96,7 +99,7 @@ nothing could be measured; 4 when there was no connection.`,
 				}
 			}
 			for _, name := range []string{"connections", "rate", "size", "duration", "window", "stall", "pid"} {
-				if f := cmd.Flags().Lookup(name); f.Changed && strings.Trim(f.Value.String(), "0.s") == "" {
+				if f := cmd.Flags().Lookup(name); f.Changed && (strings.Trim(f.Value.String(), "0.s") == "" || strings.HasPrefix(f.Value.String(), "-")) {
 					return usage(fmt.Errorf("--%s is %v: it must be above 0", name, f.Value))
 				}
 			}
@@ -104,7 +107,12 @@ nothing could be measured; 4 when there was no connection.`,
 			if err != nil {
 				return usage(err)
 			}
-			ctx, stop := untilInterrupted(func() { std.say("ending early; Ctrl-C again ends at once") })
+			ctx, stop := untilInterrupted(func() {
+				if isTerminal(std.err) {
+					fmt.Fprint(std.err, "\r\x1b[K")
+				}
+				std.say("ending early; Ctrl-C again ends at once")
+			})
 			defer stop()
 			return bench(ctx, cfg, flags, std)
 		},
@@ -205,7 +213,8 @@ func bench(ctx context.Context, cfg loadgen.Config, flags benchFlags, std stdio)
 	}
 	live := isTerminal(std.err)
 	if live {
-		cfg.Progress = func(p loadgen.Progress) { fmt.Fprint(std.err, "\r\x1b[K"+progressLine(p)) }
+		// Not wrapped where the terminal is narrow: a second line would stay.
+		cfg.Progress = func(p loadgen.Progress) { fmt.Fprint(std.err, "\r\x1b[K\x1b[?7l"+progressLine(p)+"\x1b[?7h") }
 	}
 	report, err := loadgen.Run(ctx, cfg)
 	if live {
@@ -301,7 +310,9 @@ func benchTable(r *loadgen.Report) string {
 	}
 	if m := r.Memory; m != nil {
 		b.WriteByte('\n')
-		line("memory", "%s bytes for each connection, from %s to %s of them", loadgen.Count(m.Each), loadgen.Count(float64(m.Few)), loadgen.Count(float64(m.Connections)))
+		if m.Each >= 0 {
+			line("memory", "%s bytes for each connection, from %s to %s of them", loadgen.Count(m.Each), loadgen.Count(float64(m.Few)), loadgen.Count(float64(m.Connections)))
+		}
 		line("server", "RSS %s with %s, %s with %s; %.2f cores busy while nothing was said",
 			mebibytes(m.RSSFew), loadgen.Count(float64(m.Few)), mebibytes(m.RSS), loadgen.Count(float64(m.Connections)), m.IdleCores)
 	}
