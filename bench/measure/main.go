@@ -85,7 +85,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	flags.IntVar(&o.n, "n", 0, "connections, in place of each scenario's own number")
 	flags.IntVar(&o.size, "size", 0, "bytes of a message, in place of each scenario's own")
 	flags.StringVar(&o.servers, "servers", "", "only these `names`, by comma (default: all that are there)")
-	flags.StringVar(&o.scenarios, "scenarios", "", "only these `names`, by comma: "+strings.Join(scenarioNames(), ", "))
+	flags.StringVar(&o.scenarios, "scenarios", "", "only these `names`, by comma; peers has "+scenarioNames("peers")+"; figures has "+scenarioNames("figures"))
 	flags.StringVar(&o.fanfare, "fanfare", "", "measure this `binary`, not one built from the tree")
 	flags.StringVar(&o.raw, "raw", "", "`file` for the single measurements (default: a new one in bench/out)")
 	flags.BoolVar(&o.write, "write", false, "put the table into docs/performance.md too")
@@ -112,6 +112,8 @@ func parse(args []string, out io.Writer) (options, error) {
 		return o, errors.New("--rounds and --secs must be 1 or more, --wait, --n and --size 0 or more")
 	case o.size > 60000:
 		return o, fmt.Errorf("--size is %d, and the load generator sends 60000 bytes at most", o.size)
+	case o.write && (o.servers != "" || o.scenarios != "" || o.n > 0 || o.size > 0 || o.mode == "build"):
+		return o, errors.New("--write is for the whole table of peers or figures: leave out --servers, --scenarios, --n and --size, or --write")
 	case o.n > 0 && o.n < 20:
 		return o, fmt.Errorf("--n is %d: the scenarios make sense from 20 connections on", o.n)
 	}
@@ -143,7 +145,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	for _, m := range missing {
-		say("going on without %s", m)
+		if o.mode != "figures" { // which needs none of them
+			say("going on without %s", m)
+		}
 	}
 	if o.mode == "build" {
 		for _, s := range servers {
@@ -181,7 +185,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	defer raw.Close()
 	m := &meter{bin: b.bin, pin: pin, raw: raw}
-	say("rounds: %d; it will take about %v", o.rounds, duration(o.rounds, o.secs, scenarios, servers).Round(time.Minute))
+	about := "less than a minute"
+	if minutes := int(duration(o.rounds, o.secs, scenarios, servers).Round(time.Minute).Minutes()); minutes > 0 {
+		about = fmt.Sprintf("about %d min", minutes)
+	}
+	say("rounds: %d; it will take %s", o.rounds, about)
 	results, err := measure(ctx, m, o.rounds, scenarios, servers, say)
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -20,16 +21,14 @@ var plans = map[string]plan{
 }
 
 // scenarioNames lists the names that --scenarios takes.
-func scenarioNames() []string {
+func scenarioNames(mode string) string {
 	var names []string
-	for _, mode := range []string{"peers", "figures"} {
-		for _, sc := range plans[mode].scenarios(options{}) {
-			if !slices.Contains(names, sc.name) {
-				names = append(names, sc.name)
-			}
+	for _, sc := range plans[mode].scenarios(options{}) {
+		if !slices.Contains(names, sc.name) {
+			names = append(names, sc.name)
 		}
 	}
-	return names
+	return strings.Join(names, ", ")
 }
 
 // measure runs every scenario with every server, round after round, and says

@@ -86,7 +86,7 @@ func (b builder) build(ctx context.Context) (servers []server, missing []string,
 	nodePath := []string{"NODE_PATH=" + os.Getenv("NODE_PATH") + string(filepath.ListSeparator) + filepath.Join(b.bench, "..", "node_modules")}
 	version, err := output(ctx, b.bench, nodePath, "node", "-p", `require("ws").WebSocketServer && require("ws/package.json").version + ", Node " + process.versions.node`)
 	if err != nil {
-		missing = append(missing, "ws: "+err.Error()+" (install nodejs and npm, then run ci/partners.sh)")
+		missing = append(missing, "ws, which is not installed: install nodejs and npm, then run ci/partners.sh")
 	} else {
 		servers = append(servers, server{name: "ws", title: "ws " + version, env: nodePath, command: func(port int) []string {
 			return []string{"node", filepath.Join(b.bench, "peers", "node-ws.cjs"), strconv.Itoa(port)}
@@ -95,7 +95,7 @@ func (b builder) build(ctx context.Context) (servers []server, missing []string,
 
 	python, version, err := findPython(ctx, b.bench)
 	if err != nil {
-		missing = append(missing, "websockets: "+err.Error()+" (install python3-websockets)")
+		missing = append(missing, "websockets, which is not installed: install python3-websockets")
 	} else {
 		servers = append(servers, server{name: "websockets", title: "websockets " + version, command: func(port int) []string {
 			return []string{python, filepath.Join(b.bench, "peers", "python-websockets.py"), strconv.Itoa(port)}
