@@ -18,8 +18,11 @@ go vet -race ./...
 (cd internal/mounts && go vet -race ./... && go test -race -vet=off -timeout 2m ./...)
 # Beside other servers: each is started and measured for a moment, so that the comparison cannot rot.
 (cd bench && go vet -race ./... && go test -race -vet=off -timeout 2m ./...)
-go test -race -vet=off -timeout 8m ./...
-# The same over the transport that TLS and other systems have. Churn had both already.
 if [ "$(go env GOOS)" = linux ]; then
+  # The server over each transport: the one of TLS and other systems first. Then
+  # two minutes of clients that come and go, over both side by side.
   FANFARE_TRANSPORT=stream go test -race -vet=off -timeout 4m -skip '^TestChurn$' . ./cmd/fanfare
+  FANFARE_TRANSPORT=reactor go test -race -vet=off -timeout 5m -skip '^TestChurn$' ./...
+  FANFARE_CHURN=2m exec go test -race -vet=off -timeout 5m -run '^TestChurn$' .
 fi
+FANFARE_CHURN=2m exec go test -race -vet=off -timeout 8m ./...
