@@ -15,7 +15,8 @@ import (
 // client they are about. A panic in one is logged, and answered as an
 // internal error.
 type Hooks struct {
-	// Connect is asked before a client's handshake is answered. An error
+	// Connect is asked before a WebSocket's handshake is answered, and about nothing
+	// else: for reading history and for POST, guard the whole Server by a handler around it. An error
 	// refuses it: an [*Error] with its text, its code (without one: forbidden) and status 403,
 	// every other one as internal, and the log has it.
 	Connect func(r *http.Request, channel string) error
