@@ -86,6 +86,11 @@ key, and with close it is disconnected, with code 1013 and the position to
 resume from. It is told how many messages it missed. Where several patterns
 fit a channel, the first counts.
 
+On Linux event loops serve the connections over TCP; over Unix sockets, and on
+other systems, each has goroutines of its own. With FANFARE_TRANSPORT=stream in
+the environment all have: to find out whether the loops are to blame for
+something.
+
 SIGINT (Ctrl-C) and SIGTERM end it kindly: newcomers get 503, everyone
 connected is told 1001 and has --grace to leave. A second signal ends it at
 once, with exit code 1.`,
@@ -190,7 +195,7 @@ func serveUntil(interrupted context.Context, f serveFlags, t timeouts, std stdio
 	defer listener.Close()
 	srv, err := fanfare.New(cfg)
 	if err != nil {
-		return usage(errors.New(strings.TrimPrefix(err.Error(), "fanfare: Config.")))
+		return usage(errors.New(strings.TrimPrefix(strings.TrimPrefix(err.Error(), "fanfare: "), "Config.")))
 	}
 	handler := http.Handler(srv)
 	if !f.open && !strings.HasPrefix(f.listen, "unix:") {
