@@ -199,8 +199,8 @@ func TestScenarios(t *testing.T) {
 					}
 				default:
 					flawless(t, r.Traffic, 20)
-					if l := r.Traffic; s == Broadcast && (l.Last.Count != 15 || l.Messages < 25 || l.Messages > 75 || l.Seconds < 0.29) {
-						t.Errorf("%d messages were measured in 0.3 s at 50/s: %.1f/s for %.2f s", l.Last.Count, l.Messages, l.Seconds)
+					if s == Broadcast && r.Traffic.Last.Count != 15 {
+						t.Errorf("%d messages were measured in 0.3 s at 50/s", r.Traffic.Last.Count)
 					}
 				}
 				var back map[string]any
@@ -435,6 +435,9 @@ func TestIntendedTimeWhenNothingIsTaken(t *testing.T) {
 	var over sync.WaitGroup
 	over.Go(func() {
 		s = run.onSchedule(context.Background(), p, begin, begin, end)
+		if early := end - w.now(); early > 0 {
+			t.Errorf("the run ended %v early: what it sent a second would be too much", time.Duration(early))
+		}
 		near.Close()
 	})
 	const frameSize = 6 + MinSize
