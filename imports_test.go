@@ -23,7 +23,7 @@ var house = map[string]struct{ ours, outside string }{
 	"internal/netend":      {"", ""},
 	"internal/transport":   {"", ""},
 	"internal/stream":      {"internal/netend internal/transport", ""},
-	"internal/reactor":     {"internal/transport", "golang.org/x/sys"},
+	"internal/reactor":     {"internal/netend internal/transport", "golang.org/x/sys"},
 	"internal/descriptors": {"internal/netend", "golang.org/x/sys"},
 	"broker":               {"", ""},
 	"broker/brokertest":    {"broker", ""},

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"fanfare/internal/netend"
 	"fanfare/internal/transport"
 
 	"golang.org/x/sys/unix"
@@ -56,16 +57,11 @@ func (c *Conn) start(s transport.Session) {
 	c.loop.seat(c)
 	early := c.held
 	c.held = nil
-	if err, ok := c.loop.doomed[c]; ok {
-		delete(c.loop.doomed, c)
-		c.end(err)
-		return
-	}
 	if c.loop.closing {
 		c.end(transport.ErrClosed)
 		return
 	}
-	tune(int(c.fd))
+	netend.BoundUnsent(int(c.fd))
 	// What arrived since is reported at once, as an edge of its own.
 	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET&0xFFFFFFFF, Fd: int32(c.slot)}
 	if err := unix.EpollCtl(c.loop.fd, unix.EPOLL_CTL_ADD, int(c.fd), &event); err != nil {
@@ -151,15 +147,7 @@ func (c *Conn) Resume() {
 
 // End implements [transport.Conn].
 func (c *Conn) End(err error) {
-	c.loop.Post(transport.Do(func() {
-		if c.session == nil { // start will see to it
-			if _, ok := c.loop.doomed[c]; !ok {
-				c.loop.doomed[c] = err
-			}
-			return
-		}
-		c.end(err)
-	}))
+	c.loop.Post(transport.Do(func() { c.end(err) }))
 }
 
 // read takes what is there to the session, one buffer at most, and reports whether
@@ -309,7 +297,7 @@ func (c *Conn) speakLast(err error) {
 	if c.held != nil {
 		rest = c.held.bytes
 	}
-	makeRoom(fd, len(rest)+len(words))
+	netend.MakeRoom(fd, len(rest)+len(words))
 	if n, _ := send(fd, rest); n == len(rest) || len(rest) == 0 {
 		send(fd, words)
 	}

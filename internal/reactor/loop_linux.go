@@ -48,7 +48,6 @@ type loop struct {
 	next    time.Time          // of the wheel's visits
 	at      int                // the wheel's spoke
 	closing bool               // ends as soon as nobody is left
-	doomed  map[*Conn]error    // what End was given before Start
 
 	mu     sync.Mutex // guards the following
 	queue  []transport.Task
@@ -69,8 +68,7 @@ func newLoop(o transport.Options, ends *sync.WaitGroup) (*loop, error) {
 		fd: fd, bell: bell, done: make(chan struct{}), ends: ends,
 		spoke:        max(o.Tick/spokes, time.Millisecond),
 		writeTimeout: ticks(o.WriteTimeout, o.Tick), closeTimeout: ticks(o.CloseTimeout, o.Tick),
-		doomed: make(map[*Conn]error),
-		buf:    make([]byte, bufferSize), events: make([]unix.EpollEvent, 256),
+		buf: make([]byte, bufferSize), events: make([]unix.EpollEvent, 256),
 	}
 	// Edge-triggered, so that it need never be read.
 	err = unix.EpollCtl(fd, unix.EPOLL_CTL_ADD, bell, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: -1})

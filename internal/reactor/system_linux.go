@@ -3,11 +3,8 @@
 package reactor
 
 import (
-	"bytes"
 	"net"
 	"os"
-	"strconv"
-	"sync"
 	"syscall"
 	"unsafe"
 
@@ -63,36 +60,3 @@ func unacked(fd int) uint32 {
 	}
 	return uint32(n)
 }
-
-// notsentLowat bounds what the kernel holds for a peer that does not read,
-// beyond what is on its way: a slow reader is to cost little there too, and
-// room is left to say why it is closed.
-const notsentLowat = 32 << 10
-
-// tune sets the options of a connection. Failing is fine: they make things
-// better, not right. TCP_NODELAY is Go's default.
-func tune(fd int) { unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, notsentLowat) }
-
-// makeRoom lets the kernel take n bytes more than a peer that does not read
-// would otherwise be kept, if the system allows as much. The kernel keeps them
-// for a closed connection, too, and goes on offering them to the peer, for a
-// minute or so.
-func makeRoom(fd, n int) {
-	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, 64<<20)
-	// The kernel doubles what is asked for here, for what it spends itself
-	// (socket(7)). A buffer that has grown larger than we may ask for is left alone.
-	have, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
-	if want := min(have/2+n+notsentLowat, maxSendBuffer()); err == nil && have < 2*want {
-		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, want)
-	}
-}
-
-// maxSendBuffer is the largest send buffer that a program may ask for. Where
-// the system does not tell, as in a container, it is the default of old kernels.
-var maxSendBuffer = sync.OnceValue(func() int {
-	text, _ := os.ReadFile("/proc/sys/net/core/wmem_max")
-	if n, err := strconv.Atoi(string(bytes.TrimSpace(text))); err == nil {
-		return n
-	}
-	return 208 << 10
-})

@@ -4,12 +4,6 @@
 // A goroutine reads for as long as the connection lives; a goroutine that
 // writes lives only while there is something to write. Every write has a
 // deadline.
-//
-// # Two ways to hurt yourself
-//
-// A session's methods must not block: Receive is the connection's reading,
-// Next its writing, Tick everybody's clock. And what Next returned is written
-// as it is, later: it must not change.
 package stream
 
 import (
@@ -242,7 +236,7 @@ func (c *Conn) whilePaused() {
 
 // Start implements [transport.Conn].
 func (c *Conn) Start(s transport.Session) {
-	tuneTCP(c.nc)
+	boundUnsent(c.nc)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.session, c.started = s, true

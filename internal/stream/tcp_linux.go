@@ -1,57 +1,16 @@
 package stream
 
 import (
-	"bytes"
 	"crypto/tls"
 	"net"
-	"os"
-	"strconv"
-	"sync"
 	"syscall"
+
+	"fanfare/internal/netend"
 )
 
-// tcpNotsentLowat is TCP_NOTSENT_LOWAT, which package syscall does not name
-// (linux/tcp.h).
-const tcpNotsentLowat = 25
+func boundUnsent(nc net.Conn) { control(nc, netend.BoundUnsent) }
 
-// notsentLowat bounds what the kernel holds for a peer that does not read,
-// beyond what is on its way: a slow reader is to cost little there too, and
-// room is left to say why it is closed.
-const notsentLowat = 32 << 10
-
-// tuneTCP sets the options of a TCP connection. Failing is fine: they make
-// things better, not right. TCP_NODELAY is Go's default.
-func tuneTCP(nc net.Conn) { control(nc, func(fd int) { setLowat(fd, notsentLowat) }) }
-
-// makeRoom lets the kernel take n bytes more than a peer that does not read
-// would otherwise be kept, if the system allows as much. The kernel keeps them
-// for a closed connection, too, and goes on offering them to the peer, for a
-// minute or so.
-func makeRoom(nc net.Conn, n int) {
-	control(nc, func(fd int) {
-		setLowat(fd, 64<<20)
-		// The kernel sizes a send buffer for how fast its connection was, which
-		// on a new one is 64 KiB; what is asked for here it doubles, for what it
-		// spends itself (socket(7)). A buffer that has grown larger than we may
-		// ask for is left alone.
-		have, err := syscall.GetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_SNDBUF)
-		if want := min(have/2+n+notsentLowat, maxSendBuffer()); err == nil && have < 2*want {
-			syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_SNDBUF, want)
-		}
-	})
-}
-
-// maxSendBuffer is the largest send buffer that a program may ask for. Where
-// the system does not tell, as in a container, it is the default of old kernels.
-var maxSendBuffer = sync.OnceValue(func() int {
-	text, _ := os.ReadFile("/proc/sys/net/core/wmem_max")
-	if n, err := strconv.Atoi(string(bytes.TrimSpace(text))); err == nil {
-		return n
-	}
-	return 208 << 10
-})
-
-func setLowat(fd, n int) { syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, tcpNotsentLowat, n) }
+func makeRoom(nc net.Conn, n int) { control(nc, func(fd int) { netend.MakeRoom(fd, n) }) }
 
 // control calls f with the descriptor of a socket; for what is none it does nothing.
 func control(nc net.Conn, f func(fd int)) {

@@ -4,6 +4,6 @@ package stream
 
 import "net"
 
-func tuneTCP(net.Conn) {}
+func boundUnsent(net.Conn) {}
 
 func makeRoom(net.Conn, int) {}

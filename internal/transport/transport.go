@@ -31,7 +31,7 @@ type Session interface {
 	// follows. Nothing to write says the same as Wait, unless it is the end.
 	Next() (b []byte, then Then)
 	// LastWords returns what is still to be said when the peer is stuck, or the
-	// connection is being ended before Next said Last. It is written behind what
+	// connection is being ended before all was written up to Next's Last. It is written behind what
 	// was begun if that is possible without waiting. It is called once, by
 	// whoever called Receive or Next.
 	LastWords(err error) []byte
@@ -71,8 +71,8 @@ type Conn interface {
 	Pause()
 	Resume()
 	// End ends the connection at once; Gone will be told err. What the session
-	// has as last words is tried, without waiting. Any goroutine may call it; a
-	// second call changes nothing.
+	// has as last words is tried, without waiting. Any goroutine may call it,
+	// after Start; a second call changes nothing.
 	End(err error)
 	// Loop returns the loop that the connection belongs to, for good.
 	Loop() Loop

@@ -232,10 +232,6 @@ func (k *kit) end() {
 			s.Start()
 			s.Conn.Loop().Post(transport.Do(func() { s.Conn.End(errTest); s.Conn.Flush() }))
 		},
-		"before the start": func(_ *kit, s *Script, _ net.Conn) {
-			s.Conn.End(errTest)
-			s.Start()
-		},
 		"many at once": func(_ *kit, s *Script, _ net.Conn) {
 			s.Start()
 			for range 4 {

@@ -75,47 +75,38 @@ func (k *kit) startComesLater() {
 	}
 	clock.Start()
 
-	for name, end := range map[string]bool{"and serves": false, "after the end": true} {
-		k.sub(name, func(k *kit) {
-			ours, peers := k.connect(k)
-			s := Accept(k, tr, ours, []byte("early, "))
-			var started atomic.Bool
-			early := func() {
-				if !started.Load() {
-					k.Error("the session was called before Start")
-				}
-			}
-			s.OnReceive = func([]byte) bool { early(); return true }
-			s.OnNext = func() ([]byte, transport.Then) { early(); return nil, transport.Wait }
-			s.OnTick = early
-			s.OnLastWords = func(error) []byte { early(); return nil }
-			s.Conn.Wake()
-			wrote := make(chan struct{})
-			go func() {
-				defer close(wrote)
-				io.WriteString(peers, "hello")
-			}()
-			if end {
-				s.Conn.End(errTest)
-			}
-			for range 3 {
-				<-ticked
-			}
-			if s.Flush() {
-				k.Error("before the start, Flush says that the peer keeps it waiting")
-			}
-			started.Store(true)
-			s.Start()
-			if !end {
-				Until(k, "everything was received", func() bool { return s.Heard() == "early, hello" })
-				s.Conn.End(errTest)
-			}
-			if err := s.IsOver(); err != errTest {
-				k.Errorf("Gone was told %v, want what End was given", err)
-			}
-			<-wrote
-		})
+	ours, peers := k.connect(k)
+	s := Accept(k, tr, ours, []byte("early, "))
+	var started atomic.Bool
+	early := func() {
+		if !started.Load() {
+			k.Error("the session was called before Start")
+		}
 	}
+	s.OnReceive = func([]byte) bool { early(); return true }
+	s.OnNext = func() ([]byte, transport.Then) { early(); return nil, transport.Wait }
+	s.OnTick = early
+	s.OnLastWords = func(error) []byte { early(); return nil }
+	s.Conn.Wake()
+	wrote := make(chan struct{})
+	go func() {
+		defer close(wrote)
+		io.WriteString(peers, "hello")
+	}()
+	for range 3 {
+		<-ticked
+	}
+	if s.Flush() {
+		k.Error("before the start, Flush says that the peer keeps it waiting")
+	}
+	started.Store(true)
+	s.Start()
+	Until(k, "everything was received", func() bool { return s.Heard() == "early, hello" })
+	s.Conn.End(errTest)
+	if err := s.IsOver(); err != errTest {
+		k.Errorf("Gone was told %v, want what End was given", err)
+	}
+	<-wrote
 }
 
 // Every Wake is followed by a Next that sees what was there before the Wake:
