@@ -30,6 +30,12 @@
 // subscriptions; each takes everything between its cursor and the newest
 // message as one piece of bytes, encoded and joined once for all.
 //
+// On Linux a plain TCP connection belongs to an event loop, one for each
+// processor, and has no goroutine and no buffer of its own; the subscribers of a
+// channel that belong to one loop are an audience, and the loop walks past them.
+// All other connections have a goroutine. [Hooks], which may block, are called on
+// neither: meanwhile nothing more is read from the client they are about.
+//
 // # What is promised
 //
 // Within one channel all subscriptions see the same order. A publish that was
@@ -40,7 +46,7 @@
 // # Two ways to hurt yourself
 //
 // [http.Server.Shutdown] does not know of connections that became WebSockets:
-// call [Server.Shutdown] too, first. And a middleware that wraps the
+// call [Server.Shutdown] too, first; it also ends the server's own goroutines. And a middleware that wraps the
 // [http.ResponseWriter] must pass it through (an Unwrap method is enough), or
 // no WebSocket can be opened behind it; the error names the wrapper.
 package fanfare

@@ -28,9 +28,10 @@ type Hooks struct {
 	// order; meanwhile nothing more is read from it. ctx ends with the
 	// request, or, for a WebSocket, when the server's Shutdown is called.
 	Publish func(ctx context.Context, m *Message) error
-	// Disconnect is told of the end of every WebSocket whose handshake was
-	// answered, after Publish was asked about the last message from it. reason is
-	// one of those that [Stats] counts.
+	// Disconnect is told of the end of every WebSocket that was let in, after
+	// Publish was asked about the last message from it, each on a goroutine of its
+	// own: when thousands leave at once, it is called thousands of times at once.
+	// reason is one of those that [Stats] counts.
 	Disconnect func(channel, name, reason string)
 }
 

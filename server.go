@@ -57,8 +57,9 @@ type ticks struct {
 	heartbeat, answer, close, message int
 }
 
-// New returns a server. An error names the setting that makes no sense, or is
-// the broker's.
+// New returns a server, whose goroutines run until Shutdown: on Linux an event loop
+// for each processor, with two descriptors. An error names the setting that makes
+// no sense, or is the broker's or the system's.
 func New(cfg Config) (*Server, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -126,8 +127,12 @@ func (s *Server) closeTransports() {
 // accept hands a connection to the first transport that takes it.
 func (s *Server) accept(nc net.Conn, early []byte) (c transport.Conn, err error) {
 	for _, t := range s.transports {
-		if c, err = t.Accept(nc, early); err == nil || errors.Is(err, transport.ErrClosed) {
+		c, err = t.Accept(nc, early)
+		if err == nil || errors.Is(err, transport.ErrClosed) {
 			break
+		}
+		if !errors.Is(err, reactor.ErrNotTCP) {
+			s.log.Warn("a connection is served without an event loop", "error", err)
 		}
 	}
 	return c, err
@@ -308,7 +313,8 @@ func settle(ctx context.Context, n *atomic.Int64) error {
 // Shutdown ends the server: newcomers are refused with 503, what was published
 // is delivered, every client is told 1001 and may answer, subscriptions end. It
 // waits for the clients, of which those that are still there when ctx is done
-// are cut off, and then for the hooks that were called about them; if ctx was
+// are cut off, and then for the hooks that were called about what they said and
+// their end; if ctx was
 // done before all of that, its error is returned. Then it closes the broker. A server cannot be used again.
 func (s *Server) Shutdown(ctx context.Context) error {
 	first := !s.closing.Swap(true)

@@ -7,8 +7,8 @@ import (
 
 // Joiner joins the bytes of messages that stand one after the other, once for
 // all readers that stand before them. The zero value is ready; it is safe for
-// concurrent use. Whoever owns it calls Reset when a round of writing is over,
-// since the bytes that it remembers stay in memory. No message does because of it.
+// concurrent use. Whoever owns it calls Reset now and then, since the bytes that
+// it remembers stay in memory. No message does because of it.
 type Joiner struct {
 	slots [16]atomic.Pointer[joined]
 }
