@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,7 +19,7 @@ import (
 	"fanfare/internal/terminal"
 )
 
-// benchFlags are those of bench alone. Zero is the scenario's default.
+// benchFlags are those of bench alone.
 type benchFlags struct {
 	scenario    string
 	connections int
@@ -34,18 +33,6 @@ type benchFlags struct {
 	pid         int
 	json        bool
 	plot        string
-}
-
-// benchTakes says in which scenarios the flags mean something that do not mean
-// something in all.
-var benchTakes = map[string][]loadgen.Scenario{
-	"rate":     {loadgen.Broadcast, loadgen.Stall},
-	"size":     {loadgen.Broadcast, loadgen.Throughput, loadgen.Stall},
-	"duration": {loadgen.Broadcast, loadgen.Throughput, loadgen.Idle, loadgen.Stall},
-	"warmup":   {loadgen.Broadcast, loadgen.Throughput, loadgen.Stall},
-	"window":   {loadgen.Throughput, loadgen.Connect},
-	"stall":    {loadgen.Stall},
-	"plot":     {loadgen.Broadcast, loadgen.Throughput, loadgen.Connect, loadgen.Stall},
 }
 
 func benchCommand(std stdio) *cobra.Command {
@@ -93,17 +80,7 @@ nothing could be measured; 4 when there was no connection.`,
 			if err != nil {
 				return err
 			}
-			for name, scenarios := range benchTakes {
-				if cmd.Flags().Changed(name) && !slices.Contains(scenarios, loadgen.Scenario(flags.scenario)) && slices.Contains(loadgen.Scenarios(), loadgen.Scenario(flags.scenario)) {
-					return usage(fmt.Errorf("--%s means nothing to the scenario %s: leave it out", name, flags.scenario))
-				}
-			}
-			for _, name := range []string{"connections", "rate", "size", "duration", "window", "stall", "pid"} {
-				if f := cmd.Flags().Lookup(name); f.Changed && (strings.Trim(f.Value.String(), "0.s") == "" || strings.HasPrefix(f.Value.String(), "-")) {
-					return usage(fmt.Errorf("--%s is %v: it must be above 0", name, f.Value))
-				}
-			}
-			cfg, err := flags.config(u, &dial, cmd.Flags().Changed("warmup"))
+			cfg, err := flags.config(u, &dial, cmd.Flags().Changed)
 			if err != nil {
 				return usage(err)
 			}
@@ -122,7 +99,7 @@ nothing could be measured; 4 when there was no connection.`,
 	f.StringVar(&flags.scenario, "scenario", string(loadgen.Broadcast), "what to measure: broadcast, throughput, idle, connect or stall")
 	f.IntVarP(&flags.connections, "connections", "n", 0, "how many clients (default: the scenario's, as are those below)")
 	f.Float64Var(&flags.rate, "rate", 0, "messages a second")
-	f.Var(&flags.size, "size", "of each message")
+	f.Var(&flags.size, "size", "of each message, 29 bytes or more")
 	f.DurationVar(&flags.duration, "duration", 0, "how long to measure, such as 30s")
 	f.DurationVar(&flags.warmup, "warmup", 0, "how long to send before that")
 	f.IntVar(&flags.window, "window", 0, "messages in flight; for connect, handshakes at once")
@@ -142,21 +119,28 @@ nothing could be measured; 4 when there was no connection.`,
 	return cmd
 }
 
-// config is what the flags mean to loadgen.Run. Errors are wrong usage.
-func (f *benchFlags) config(u *url.URL, dial *dialFlags, warmup bool) (loadgen.Config, error) {
+// config is what the flags that were given mean to loadgen.Run. Errors are wrong usage.
+func (f *benchFlags) config(u *url.URL, dial *dialFlags, given func(flag string) bool) (loadgen.Config, error) {
 	o := dial.options()
-	c := loadgen.Config{
-		URL: u, Header: o.Header, Subprotocols: o.Subprotocols, Origin: o.Origin, TLS: o.TLSConfig,
-		Scenario: loadgen.Scenario(f.scenario), Connections: f.connections, Rate: f.rate, Size: int(f.size),
-		Duration: f.duration, Warmup: f.warmup, Window: f.window, Stall: f.stall, PID: f.pid,
+	c := loadgen.Defaults(loadgen.Scenario(f.scenario))
+	c.URL, c.Header, c.Subprotocols, c.Origin, c.TLS, c.PID = u, o.Header, o.Subprotocols, o.Origin, o.TLSConfig, f.pid
+	for flag, set := range map[string]func(){
+		"connections": func() { c.Connections = f.connections },
+		"rate":        func() { c.Rate = f.rate },
+		"size":        func() { c.Size = int(f.size) },
+		"duration":    func() { c.Duration = f.duration },
+		"warmup":      func() { c.Warmup = f.warmup },
+		"window":      func() { c.Window = f.window },
+		"stall":       func() { c.Stall = f.stall },
+	} {
+		if given(flag) {
+			set()
+		}
 	}
 	switch {
-	case f.warmup < 0:
-		return c, fmt.Errorf("--warmup is %v: it must be 0 or more", f.warmup)
-	case warmup && f.warmup == 0:
-		c.Warmup = -1
-	}
-	if f.size > dial.maxMessage {
+	case f.plot != "" && c.Scenario == loadgen.Idle:
+		return c, errors.New("--plot means nothing to the scenario idle, which has no latency: leave it out")
+	case f.size > dial.maxMessage:
 		return c, fmt.Errorf("--size %v is larger than --max-message allows (%v)", &f.size, &dial.maxMessage)
 	}
 	var err error

@@ -146,6 +146,19 @@ func TestBenchWithoutServer(t *testing.T) {
 	start(t, "bench", "ws+unix://"+t.TempDir()+"/none:/", "--scenario", "connect").ends(exitConnect, "there is no socket")
 }
 
+// What a flag says is not silently left out.
+func TestBenchUsage(t *testing.T) {
+	for _, c := range []struct{ args, says string }{
+		{"--rate 0", "--rate is 0: it must be between"},
+		{"--scenario idle --pid 1 --window 3", "--window means nothing to the scenario idle"},
+		{"--scenario idle --pid 1 --plot x.svg", "--plot means nothing to the scenario idle"},
+		{"--size 2MiB", "larger than --max-message"},
+		{"--scenario dance", "there is no scenario"},
+	} {
+		start(t, append([]string{"bench", "bench/a"}, strings.Fields(c.args)...)...).ends(exitUsage, c.says)
+	}
+}
+
 func TestSources(t *testing.T) {
 	for _, c := range []struct {
 		text, host string

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"sync"
-	"syscall"
 	"time"
 
 	"fanfare/internal/frame"
@@ -78,12 +77,8 @@ func (c *conn) run() {
 	}
 }
 
-// receive calls take with what comes until there is an error. A plain socket
-// is read into a buffer that is borrowed while there is something to read.
+// receive calls take with what comes until there is an error.
 func (c *conn) receive() error {
-	if plain, ok := c.net.(syscall.Conn); ok && readsRaw {
-		return c.receiveRaw(plain)
-	}
 	b := make([]byte, 16<<10)
 	for {
 		n, err := c.net.Read(b)

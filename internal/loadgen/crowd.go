@@ -13,6 +13,8 @@ const (
 	shards = 16
 	// maxWindow is how many messages back it is still known who has them.
 	maxWindow = 1 << 16
+	// maxRate keeps what a server is six seconds behind with within that.
+	maxRate = 10000
 	// longest is the longest latency that is told from longer ones.
 	longest = 10 * time.Minute
 	// nobody's: no message has this number.
@@ -53,7 +55,6 @@ type shard struct {
 	disordered int64 // a message that came after a later one
 	closed     int   // connections that ended though we did not want it
 	why        error // the first one's end
-	overrun    bool  // it is not known of every message when the last receiver had it
 
 	_ [64]byte // the next shard is on cache lines of its own
 }
@@ -109,7 +110,7 @@ func (w *crowd) begin(run uint32, from int64) *markPrefix {
 		s := &w.shards[i]
 		s.mu.Lock()
 		s.prefix, s.from, s.size, s.latency = prefix, from, 0, newHistogram()
-		s.deliveries, s.doubled, s.disordered, s.overrun = 0, 0, 0, false
+		s.deliveries, s.doubled, s.disordered = 0, 0, 0
 		for j := range s.has {
 			s.has[j].number = noNumber
 		}
@@ -142,11 +143,6 @@ func (w *crowd) arrived(i int, number uint32, intended, at int64) {
 	}
 	a := &s.has[number%maxWindow]
 	if a.number != number {
-		// More than maxWindow messages are under way: one is no longer followed.
-		s.overrun = s.overrun || a.number != noNumber && (number < a.number || a.count < s.size)
-		if a.number != noNumber && number < a.number {
-			return
-		}
 		*a = arrivals{number: number}
 	}
 	a.at = max(a.at, at)
@@ -161,9 +157,6 @@ func (b *board) gather(i int, number uint32, intended, at int64, counts bool) {
 	defer b.mu.Unlock()
 	g := &b.has[number%maxWindow]
 	if g.number != number {
-		if g.number != noNumber && number < g.number {
-			return
-		}
 		*g = gathered{number: number}
 	}
 	g.shards |= 1 << i
@@ -193,7 +186,6 @@ type tally struct {
 	deliveries, doubled, disordered int64
 	closed                          int
 	why                             error
-	overrun                         bool
 }
 
 func (w *crowd) tally() (sum tally) {
@@ -204,7 +196,6 @@ func (w *crowd) tally() (sum tally) {
 		sum.doubled += s.doubled
 		sum.disordered += s.disordered
 		sum.closed += s.closed
-		sum.overrun = sum.overrun || s.overrun
 		if sum.why == nil {
 			sum.why = s.why
 		}

@@ -141,7 +141,6 @@ func (d *dialer) dial(ctx context.Context, i int) (conn net.Conn, arrived []byte
 	dial := net.Dialer{Deadline: deadline, KeepAlive: -1}
 	if len(d.sources) > 0 {
 		dial.LocalAddr = d.sources[i%len(d.sources)]
-		dial.Control = bindWithoutPort
 	}
 	conn, err = dial.DialContext(ctx, d.network, d.address)
 	if err != nil {

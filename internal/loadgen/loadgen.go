@@ -51,6 +51,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -75,7 +76,8 @@ const (
 // Scenarios are all of them, the usual one first.
 func Scenarios() []Scenario { return []Scenario{Broadcast, Throughput, Idle, Connect, Stall} }
 
-// Config says what to measure. Zero fields but URL get [Config.Defaults].
+// Config says what to measure: [Defaults], with a URL and what else is to be
+// different. What Defaults leaves zero means nothing to the scenario.
 type Config struct {
 	URL          *url.URL // ws, wss, ws+unix or wss+unix
 	Header       http.Header
@@ -88,7 +90,7 @@ type Config struct {
 	Rate        float64       // messages a second
 	Size        int           // of a message, in bytes; MinSize at least
 	Duration    time.Duration // of what is measured
-	Warmup      time.Duration // before it; negative: none
+	Warmup      time.Duration // before it
 	Window      int           // messages in flight, or handshakes at once
 	Stall       float64       // share of the connections that never read, between 0 and 1
 	// Sources are local addresses to connect from, in turn. One address has some
@@ -97,7 +99,7 @@ type Config struct {
 	PID     int // of the server, on this machine; 0: unknown
 
 	// patience is how long nothing may arrive before what is missing counts as
-	// lost; default 5 s.
+	// lost.
 	patience time.Duration
 
 	// Progress is called a few times a second from one goroutine. May be nil.
@@ -113,51 +115,24 @@ type Progress struct {
 	Sent        int64 // messages so far
 }
 
-// Defaults are the settings of a scenario, and all that it takes: the others are zero.
+// Defaults are the settings of a scenario, without a URL.
 func Defaults(s Scenario) Config {
+	c := Config{Scenario: s, Connections: 1000, patience: 5 * time.Second}
 	switch s {
-	case Throughput:
-		return Config{Connections: 1000, Window: 64, Size: 128, Duration: 10 * time.Second, Warmup: time.Second}
 	case Idle:
-		return Config{Connections: 1000, Duration: 5 * time.Second}
+		c.Duration = 5 * time.Second
 	case Connect:
-		return Config{Connections: 1000, Window: 128}
-	case Stall:
-		// Enough bytes that no buffer of the kernel can take them in.
-		return Config{Connections: 200, Rate: 30, Size: 32000, Stall: 0.1, Duration: 10 * time.Second, Warmup: time.Second}
-	}
-	return Config{Connections: 1000, Rate: 30, Size: 128, Duration: 10 * time.Second, Warmup: time.Second}
-}
-
-func (c Config) withDefaults() Config {
-	if c.Scenario == "" {
-		c.Scenario = Broadcast
-	}
-	d := Defaults(c.Scenario)
-	fill := func(have *int, want int) {
-		if *have == 0 {
-			*have = want
+		c.Window = 128
+	default:
+		c.Size, c.Duration, c.Warmup = 128, 10*time.Second, time.Second
+		if c.Rate = 30; s == Throughput {
+			c.Rate, c.Window = 0, 64
+		}
+		if s == Stall {
+			// Enough bytes that no buffer of the kernel can take them in.
+			c.Connections, c.Size, c.Stall = 200, 32000, 0.1
 		}
 	}
-	fill(&c.Connections, d.Connections)
-	fill(&c.Size, d.Size)
-	fill(&c.Window, d.Window)
-	if c.Rate == 0 {
-		c.Rate = d.Rate
-	}
-	if c.Stall == 0 {
-		c.Stall = d.Stall
-	}
-	if c.Duration == 0 {
-		c.Duration = d.Duration
-	}
-	if c.Warmup == 0 {
-		c.Warmup = d.Warmup
-	}
-	if c.patience == 0 {
-		c.patience = 5 * time.Second
-	}
-	c.Warmup = max(c.Warmup, 0)
 	return c
 }
 
@@ -166,26 +141,36 @@ func (c *Config) stalled() int {
 	return int(math.Ceil(c.Stall * float64(c.Connections)))
 }
 
-// Check says what is wrong with a Config, for people.
+// Check says what is wrong with a Config, for people, by the names that bench's
+// flags have.
 func (c Config) Check() error {
-	c = c.withDefaults()
 	switch {
 	case c.URL == nil:
 		return errors.New("there is no URL")
 	case !slices.Contains(Scenarios(), c.Scenario):
 		return fmt.Errorf("there is no scenario %q: there are broadcast, throughput, idle, connect and stall", c.Scenario)
-	case c.Connections < 1:
-		return fmt.Errorf("%d connections: there must be 1 or more", c.Connections)
-	case c.Rate < 0 || math.IsNaN(c.Rate) || c.Rate > 1e6:
-		return fmt.Errorf("a rate of %v messages a second: it must be above 0, and 1000000 at most", c.Rate)
-	case c.Size != 0 && c.Size < MinSize:
-		return fmt.Errorf("a size of %d: a message must have %d bytes or more, for the mark by which it is known again", c.Size, MinSize)
-	case c.Duration < 0 || c.Duration > 24*time.Hour || c.Warmup > 24*time.Hour:
-		return fmt.Errorf("a duration of %v after a warm-up of %v: it must be above 0, and each 24h at most", c.Duration, c.Warmup)
-	case c.Window < 0 || c.Window > maxWindow:
-		return fmt.Errorf("a window of %d: it must be 1 or more, and %d at most", c.Window, maxWindow)
-	case c.Stall < 0 || c.Stall >= 1 || math.IsNaN(c.Stall):
-		return fmt.Errorf("a share of %v that stalls: it must be above 0 and below 1, such as 0.1", c.Stall)
+	}
+	d := Defaults(c.Scenario)
+	for _, is := range []struct {
+		name, unit                string
+		value, usual, least, most float64
+	}{
+		{"connections", "", float64(c.Connections), float64(d.Connections), 1, 1e6},
+		{"rate", " messages a second", c.Rate, d.Rate, 0.001, maxRate},
+		{"size", " bytes", float64(c.Size), float64(d.Size), MinSize, 1 << 30},
+		{"duration", " s", c.Duration.Seconds(), d.Duration.Seconds(), 0.001, 86400},
+		{"warmup", " s", c.Warmup.Seconds(), d.Warmup.Seconds(), 0, 86400},
+		{"window", "", float64(c.Window), float64(d.Window), 1, maxWindow},
+		{"stall", "", c.Stall, d.Stall, 0.001, 0.999},
+	} {
+		switch number := func(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }; {
+		case is.usual == 0 && is.value != 0:
+			return fmt.Errorf("--%s means nothing to the scenario %s: leave it out", is.name, c.Scenario)
+		case is.usual != 0 && !(is.value >= is.least && is.value <= is.most):
+			return fmt.Errorf("--%s is %s: it must be between %s and %s%s", is.name, number(is.value), number(is.least), number(is.most), is.unit)
+		}
+	}
+	switch {
 	case c.Scenario == Stall && c.stalled() >= c.Connections:
 		return fmt.Errorf("with %d of %d connections stalled nobody would be left to measure: take more connections", c.stalled(), c.Connections)
 	case c.Scenario == Idle && c.PID == 0:
@@ -206,7 +191,6 @@ func Run(ctx context.Context, c Config) (*Report, error) {
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
-	c = c.withDefaults()
 	d, err := newDialer(&c)
 	if err != nil {
 		return nil, err

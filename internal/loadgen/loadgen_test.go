@@ -10,6 +10,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -133,7 +134,14 @@ func (h *hub) start(t *testing.T) *url.URL {
 
 // quick are small numbers: 15 messages in 0.3 s to 20 connections.
 func quick(u *url.URL, s Scenario) Config {
-	c := Config{URL: u, Scenario: s, Connections: 20, Duration: 300 * time.Millisecond, Warmup: 100 * time.Millisecond}
+	c := Defaults(s)
+	c.URL, c.Connections = u, 20
+	if s != Connect {
+		c.Duration = 300 * time.Millisecond
+	}
+	if c.Warmup > 0 {
+		c.Warmup = 100 * time.Millisecond
+	}
 	switch s {
 	case Broadcast:
 		c.Rate = 50
@@ -365,7 +373,7 @@ func TestServerThatStopsReading(t *testing.T) {
 		}
 	}}
 	c := quick(h.start(t), Broadcast)
-	c.Connections, c.Rate, c.Size, c.Warmup = 2, 100, 1<<20, -1 // more than the kernel holds
+	c.Connections, c.Rate, c.Size, c.Warmup = 2, 100, 1<<20, 0 // more than the kernel holds
 	c.patience = 500 * time.Millisecond
 	r := measured(t, c)
 	close(over)
@@ -383,7 +391,7 @@ func TestThroughputEndsWithAReceiver(t *testing.T) {
 	t.Parallel()
 	h := &hub{send: func(n, client int, _ bool) int { return map[bool]int{true: 0, false: 1}[client == 5 && n >= 2000] }}
 	c := quick(h.start(t), Throughput)
-	c.Duration, c.Warmup, c.patience = time.Hour, -1, 500*time.Millisecond
+	c.Duration, c.Warmup, c.patience = time.Hour, 0, 500*time.Millisecond
 	r := measured(t, c)
 	if r.Traffic.Lost == 0 || r.Traffic.Last.Count < 1000 || !strings.Contains(r.Traffic.Why, "no further message had come to all receivers") || r.Err() == nil {
 		t.Errorf("%+v, %v", r.Traffic, r.Err())
@@ -403,7 +411,7 @@ func TestStallIsNotHidden(t *testing.T) {
 		}
 	}
 	c := quick(h.start(t), Broadcast)
-	c.Rate, c.Warmup, c.Duration = 100, -1, time.Second
+	c.Rate, c.Warmup, c.Duration = 100, 0, time.Second
 	r := measured(t, c)
 	flawless(t, r.Traffic, 20)
 	late := int64(0)
@@ -426,7 +434,8 @@ func TestIntendedTimeWhenNothingIsTaken(t *testing.T) {
 	defer near.Close()
 	w := crowdOf(1)
 	w.conns[0].net = near
-	c := (Config{Rate: 200}).withDefaults()
+	c := Defaults(Broadcast)
+	c.Rate = 200
 	run := &traffic{config: &c, crowd: w}
 	p := newPublisher(w.conns[0], w.begin(1, 0), MinSize)
 	begin := w.now()
@@ -474,7 +483,7 @@ func TestInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	c := quick(u, Broadcast)
-	c.Duration, c.Warmup = time.Hour, -1
+	c.Duration, c.Warmup = time.Hour, 0
 	c.Progress = func(p Progress) {
 		if p.Phase == "measuring" && p.Deliveries >= 100 {
 			cancel()
@@ -519,24 +528,36 @@ func TestJudge(t *testing.T) {
 
 func TestCheck(t *testing.T) {
 	u := webSocket(t, "http://localhost/")
+	with := func(s Scenario, change func(*Config)) Config {
+		c := Defaults(s)
+		c.URL = u
+		change(&c)
+		return c
+	}
 	for says, c := range map[string]Config{
-		"there is no URL":              {},
-		`there is no scenario "dance"`: {URL: u, Scenario: "dance"},
-		"1 or more":                    {URL: u, Connections: -1},
-		"a rate of -1":                 {URL: u, Rate: -1},
-		"must have 29 bytes or more":   {URL: u, Size: 28},
-		"a duration of -1s":            {URL: u, Duration: -time.Second},
-		"a window of -1":               {URL: u, Window: -1},
-		"a share of 1 that stalls":     {URL: u, Scenario: Stall, Stall: 1},
-		"nobody would be left":         {URL: u, Scenario: Stall, Connections: 1},
-		"idle measures the memory":     {URL: u, Scenario: Idle},
+		"there is no URL":                  Defaults(Broadcast),
+		`there is no scenario "dance"`:     with("dance", func(*Config) {}),
+		"--connections is 0: it must be":   with(Connect, func(c *Config) { c.Connections = 0 }),
+		"--rate is 0: it must be":          with(Broadcast, func(c *Config) { c.Rate = 0 }),
+		"--rate is NaN: it must be":        with(Stall, func(c *Config) { c.Rate = math.NaN() }),
+		"10000 messages a second":          with(Broadcast, func(c *Config) { c.Rate = 10001 }),
+		"--rate means nothing to the scen": with(Throughput, func(c *Config) { c.Rate = 30 }),
+		"between 29 and 1073741824 bytes":  with(Broadcast, func(c *Config) { c.Size = 28 }),
+		"--duration is -1: it must be":     with(Broadcast, func(c *Config) { c.Duration = -time.Second }),
+		"--warmup is -1: it must be":       with(Broadcast, func(c *Config) { c.Warmup = -time.Second }),
+		"--window is 65537: it must be":    with(Connect, func(c *Config) { c.Window = 65537 }),
+		"--stall is 1: it must be":         with(Stall, func(c *Config) { c.Stall = 1 }),
+		"nobody would be left":             with(Stall, func(c *Config) { c.Connections = 1 }),
+		"idle measures the memory":         with(Idle, func(*Config) {}),
 	} {
 		if err := c.Check(); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%+v: %v, want %q", c, err, says)
 		}
 	}
-	if err := (Config{URL: u}).Check(); err != nil {
-		t.Error(err)
+	for _, s := range []Scenario{Broadcast, Throughput, Connect, Stall} {
+		if err := with(s, func(c *Config) { c.Warmup = 0 }).Check(); err != nil {
+			t.Errorf("%s: %v", s, err)
+		}
 	}
 }
 
