@@ -134,7 +134,7 @@ func (c *conn) marked(number uint32, intended int64) {
 		s.disordered++
 	}
 	c.got++
-	c.crowd.arrived(c.shard, number, intended, c.at)
+	s.arrived(number, intended, c.at)
 }
 
 // controlled is called by scan.

@@ -2,6 +2,7 @@ package loadgen
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -9,16 +10,14 @@ import (
 
 const (
 	// shards is how many parts a crowd has: enough that two readers seldom want
-	// the same one, few enough to be one bit each of a uint16.
+	// the same one.
 	shards = 16
-	// maxWindow is how many messages back it is still known who has them.
+	// maxWindow is how many messages may be in flight.
 	maxWindow = 1 << 16
-	// maxRate keeps what a server is six seconds behind with within that.
-	maxRate = 10000
+	// maxMessages is how many a schedule may have; they take 16 bytes each.
+	maxMessages = 1e7
 	// longest is the longest latency that is told from longer ones.
 	longest = 10 * time.Minute
-	// nobody's: no message has this number.
-	noNumber = ^uint32(0)
 )
 
 // newHistogram is for ns: to three digits, and half a microsecond at best.
@@ -31,13 +30,12 @@ func record(h *hdrhistogram.Histogram, ns int64) {
 }
 
 // A crowd is the connections of one run, and what they saw. Each connection
-// belongs to one shard for good, and its reader takes only that lock; what goes
-// from there to the board is one note for each message and shard.
+// belongs to one shard for good, and its reader takes only that lock.
 type crowd struct {
 	clock  time.Time // all times are ns since
 	conns  []*conn   // that read; written before the first begin
 	shards [shards]shard
-	board  board
+	board  *board // of the run under way; written by begin
 }
 
 // A shard is a part of the crowd.
@@ -46,9 +44,8 @@ type shard struct {
 
 	prefix  *markPrefix // of the messages that count; nil: none
 	from    int64       // messages intended before are warm-up
-	size    uint32      // receivers that must have a message
 	latency *hdrhistogram.Histogram
-	has     []arrivals // ring, by the message's number
+	board   *board
 
 	deliveries int64 // each message once for each receiver
 	doubled    int64 // a message that the receiver had already
@@ -59,114 +56,82 @@ type shard struct {
 	_ [64]byte // the next shard is on cache lines of its own
 }
 
-// arrivals is how many of a shard have a message, and since when the latest.
-type arrivals struct {
-	number, count uint32
-	at            int64
-}
-
-// The board knows which messages every receiver has.
+// A board knows which messages of a run every receiver has.
 type board struct {
+	receivers int64
+	seen      []sighting    // ring, by the message's number
+	changed   chan struct{} // one place: look again
+
 	mu       sync.Mutex // guards all below; taken after a shard's
-	all      uint16     // the shards that have receivers
-	has      []gathered // ring, by the message's number
 	last     *hdrhistogram.Histogram
 	complete uint32 // messages that every receiver has
-
-	changed chan struct{} // one place: look again
 }
 
-// gathered is which shards have a message.
-type gathered struct {
-	number uint32
-	shards uint16
-	at     int64 // when the latest receiver had it
-}
+// A sighting is how many have a message, and since when the latest.
+type sighting struct{ count, at atomic.Int64 }
 
-func newCrowd() *crowd {
-	w := &crowd{clock: time.Now()}
-	for i := range w.shards {
-		w.shards[i].has = make([]arrivals, maxWindow)
-	}
-	w.board.has = make([]gathered, maxWindow)
-	w.board.changed = make(chan struct{}, 1)
-	return w
-}
+func newCrowd() *crowd { return &crowd{clock: time.Now()} }
 
 func (w *crowd) now() int64 { return int64(time.Since(w.clock)) }
 
-// begin forgets what was and counts the messages of a run from now on.
-func (w *crowd) begin(run uint32, from int64) *markPrefix {
+// begin forgets what was and counts the messages of a run from now on, of which
+// no more than so many may be under way at once.
+func (w *crowd) begin(run uint32, from int64, messages int) *markPrefix {
 	prefix := newPrefix(run)
-	b := &w.board
-	b.mu.Lock()
-	b.last, b.complete = newHistogram(), 0
-	for i := range b.has {
-		b.has[i].number = noNumber
+	b := &board{seen: make([]sighting, messages), changed: make(chan struct{}, 1), last: newHistogram()}
+	for _, c := range w.conns {
+		if !c.mute {
+			b.receivers++
+		}
 	}
-	b.mu.Unlock()
-	var all uint16
+	w.board = b
 	for i := range w.shards {
 		s := &w.shards[i]
 		s.mu.Lock()
-		s.prefix, s.from, s.size, s.latency = prefix, from, 0, newHistogram()
+		s.prefix, s.from, s.latency, s.board = prefix, from, newHistogram(), b
 		s.deliveries, s.doubled, s.disordered = 0, 0, 0
-		for j := range s.has {
-			s.has[j].number = noNumber
-		}
 		for j := i; j < len(w.conns); j += shards {
 			c := w.conns[j]
 			c.got, c.next, c.recent = 0, 0, 0
-			if !c.mute {
-				s.size++
-			}
-		}
-		if s.size > 0 {
-			all |= 1 << i
 		}
 		s.mu.Unlock()
 	}
-	b.mu.Lock()
-	b.all = all
-	b.mu.Unlock()
 	return prefix
 }
 
-// arrived notes that one more receiver of shard i has a message. The caller
-// holds the shard's lock.
-func (w *crowd) arrived(i int, number uint32, intended, at int64) {
-	s := &w.shards[i]
+// arrived notes that one more receiver of a shard has a message. The caller
+// holds its lock.
+func (s *shard) arrived(number uint32, intended, at int64) {
 	s.deliveries++
 	counts := intended >= s.from
 	if counts {
 		record(s.latency, at-intended)
 	}
-	a := &s.has[number%maxWindow]
-	if a.number != number {
-		*a = arrivals{number: number}
+	b := s.board
+	m := b.message(number)
+	for was := m.at.Load(); at > was && !m.at.CompareAndSwap(was, at); was = m.at.Load() {
 	}
-	a.at = max(a.at, at)
-	if a.count++; a.count == s.size {
-		w.board.gather(i, number, intended, a.at, counts)
+	if m.count.Add(1) == b.receivers {
+		b.completes(m.at.Load()-intended, counts)
 	}
 }
 
-// gather notes that all of shard i have a message.
-func (b *board) gather(i int, number uint32, intended, at int64, counts bool) {
+func (b *board) message(number uint32) *sighting { return &b.seen[int(number)%len(b.seen)] }
+
+// expect is called before a message is sent for the first time.
+func (b *board) expect(number uint32) {
+	m := b.message(number)
+	m.count.Store(0)
+	m.at.Store(0)
+}
+
+// completes notes that all have a message, the last one after latency.
+func (b *board) completes(latency int64, counts bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	g := &b.has[number%maxWindow]
-	if g.number != number {
-		*g = gathered{number: number}
-	}
-	g.shards |= 1 << i
-	g.at = max(g.at, at)
-	if g.shards != b.all {
-		return
-	}
 	b.complete++
 	if counts {
-		record(b.last, g.at-intended)
+		record(b.last, latency)
 	}
 	select {
 	case b.changed <- struct{}{}:

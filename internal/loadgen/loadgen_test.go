@@ -437,7 +437,7 @@ func TestIntendedTimeWhenNothingIsTaken(t *testing.T) {
 	c := Defaults(Broadcast)
 	c.Rate = 200
 	run := &traffic{config: &c, crowd: w}
-	p := newPublisher(w.conns[0], w.begin(1, 0), MinSize)
+	p := newPublisher(w.conns[0], w.begin(1, 0, 1<<10), MinSize)
 	begin := w.now()
 	end := begin + int64(500*time.Millisecond)
 	var s schedule
@@ -540,7 +540,7 @@ func TestCheck(t *testing.T) {
 		"--connections is 0: it must be":   with(Connect, func(c *Config) { c.Connections = 0 }),
 		"--rate is 0: it must be":          with(Broadcast, func(c *Config) { c.Rate = 0 }),
 		"--rate is NaN: it must be":        with(Stall, func(c *Config) { c.Rate = math.NaN() }),
-		"10000 messages a second":          with(Broadcast, func(c *Config) { c.Rate = 10001 }),
+		"1000000 messages a second":        with(Broadcast, func(c *Config) { c.Rate = 1e7 }),
 		"--rate means nothing to the scen": with(Throughput, func(c *Config) { c.Rate = 30 }),
 		"between 29 and 1073741824 bytes":  with(Broadcast, func(c *Config) { c.Size = 28 }),
 		"--duration is -1: it must be":     with(Broadcast, func(c *Config) { c.Duration = -time.Second }),
@@ -548,6 +548,7 @@ func TestCheck(t *testing.T) {
 		"--window is 65537: it must be":    with(Connect, func(c *Config) { c.Window = 65537 }),
 		"--stall is 1: it must be":         with(Stall, func(c *Config) { c.Stall = 1 }),
 		"nobody would be left":             with(Stall, func(c *Config) { c.Connections = 1 }),
+		"that would be 10010000 messages":  with(Broadcast, func(c *Config) { c.Rate, c.Duration = 1e4, 1000*time.Second }),
 		"idle measures the memory":         with(Idle, func(*Config) {}),
 	} {
 		if err := c.Check(); err == nil || !strings.Contains(err.Error(), says) {

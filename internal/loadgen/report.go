@@ -189,7 +189,7 @@ func (t *traffic) report(first, last snapshot, s schedule, rss, peak int64) *Tra
 	deliveries := float64(last.deliveries - first.deliveries)
 	got := t.crowd.tally()
 	expected, hopeless := t.crowd.missing(s.sent)
-	b := &t.crowd.board
+	b := t.crowd.board
 	b.mu.Lock()
 	everybody := newLatency(b.last)
 	b.mu.Unlock()

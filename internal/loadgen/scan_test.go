@@ -108,7 +108,7 @@ func crowdOf(n int) *crowd {
 // Alice, bob and carol hear; each message counts once for each.
 func TestCounting(t *testing.T) {
 	w := crowdOf(3)
-	w.begin(1, 100)
+	w.begin(1, 100, 1<<10)
 	alice, bob, carol := w.conns[0], w.conns[1], w.conns[2]
 	hear := func(c *conn, at int64, numbers ...uint32) {
 		for _, n := range numbers {
@@ -140,7 +140,7 @@ func TestCounting(t *testing.T) {
 		t.Errorf("%d messages have a last receiver, want 2", n)
 	}
 	// A message far behind counts as come again: who would remember?
-	w.begin(2, 0)
+	w.begin(2, 0, 1<<10)
 	hear(alice, 1000, 0, 1, 70, 200, 70, 1, 0)
 	if got := w.tally(); got.doubled != 3 || got.deliveries != 4 {
 		t.Errorf("after a leap %d doubled and %d deliveries, want 3 and 4", got.doubled, got.deliveries)
@@ -150,11 +150,11 @@ func TestCounting(t *testing.T) {
 // More connections than shards, and one that is not counted.
 func TestLastReceiver(t *testing.T) {
 	w := crowdOf(40)
-	w.begin(1, 0)
+	w.begin(1, 0, 1<<10)
 	if !w.muteIfSilent(17) {
 		t.Fatal("who heard nothing is not taken out of the count")
 	}
-	w.begin(2, 0)
+	w.begin(2, 0, 1<<10)
 	for i, c := range w.conns {
 		if w.board.completed() != 0 {
 			t.Fatalf("complete after %d of 39 receivers", i)
@@ -173,7 +173,7 @@ func TestLastReceiver(t *testing.T) {
 // What a delivery costs beside the system calls: no allocation.
 func TestNoAllocationForAMessage(t *testing.T) {
 	w := crowdOf(64)
-	prefix := w.begin(1, 0)
+	prefix := w.begin(1, 0, 1<<10)
 	wire := make([]byte, 0, 1<<16)
 	number := uint32(0)
 	if n := testing.AllocsPerRun(50, func() {
@@ -207,7 +207,7 @@ var padding [128]byte
 // A delivery without the network: what our own part of it costs.
 func BenchmarkDelivery(b *testing.B) {
 	w := crowdOf(1000)
-	prefix := w.begin(1, 0)
+	prefix := w.begin(1, 0, 1<<10)
 	wire := frame.AppendHeader(nil, frame.Header{Opcode: frame.Text, Fin: true, Length: 128})
 	at := len(wire) + len("[12:34:56] ")
 	wire = append(wire, "[12:34:56] "...)

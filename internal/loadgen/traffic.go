@@ -70,7 +70,7 @@ func (t *traffic) probe(ctx context.Context) error {
 	end := w.now() + int64(probing)
 	_ = w.conns[0].net.SetWriteDeadline(w.clock.Add(time.Duration(end)))
 	for ctx.Err() == nil {
-		p := newPublisher(w.conns[0], w.begin(rand.Uint32(), 0), MinSize)
+		p := newPublisher(w.conns[0], w.begin(rand.Uint32(), 0, 1), MinSize)
 		if err := p.send(0, w.now()); err != nil {
 			return fmt.Errorf("no message could be sent: %s", describe(err))
 		}
@@ -122,7 +122,7 @@ func (t *traffic) measure(ctx context.Context) (*Traffic, error) {
 	begin := w.now() + int64(20*time.Millisecond)
 	from := begin + int64(c.Warmup)
 	end := from + int64(c.Duration)
-	p := newPublisher(w.conns[0], w.begin(rand.Uint32(), from), c.Size)
+	p := newPublisher(w.conns[0], w.begin(rand.Uint32(), from, max(c.Window, int(c.messages())+1)), c.Size)
 	_ = p.c.net.SetWriteDeadline(w.clock.Add(time.Duration(end) + c.patience))
 	defer context.AfterFunc(ctx, func() { _ = p.c.net.SetWriteDeadline(time.Unix(1, 0)) })()
 
@@ -338,6 +338,7 @@ func newPublisher(c *conn, prefix *markPrefix, size int) *publisher {
 func (p *publisher) send(number uint32, intended int64) error {
 	appendMark(p.payload[:0], p.prefix, number, intended)
 	p.frame = frame.AppendMasked(p.frame[:0], frame.Text, true, mask, p.payload)
+	p.c.crowd.board.expect(number)
 	p.c.writing.Lock()
 	defer p.c.writing.Unlock()
 	_, err := p.c.net.Write(p.frame)
