@@ -10,8 +10,8 @@ import (
 
 // assemble opens connections until there are n, starts the readers of all but
 // the last, stalled ones, and reports how the handshakes went. When one fails
-// it gives up, unless failures are only to be counted.
-func (t *traffic) assemble(ctx context.Context, d *dialer, n, stalled int, count bool) (*Handshakes, error) {
+// it gives up, unless they are what is measured.
+func (t *traffic) assemble(ctx context.Context, d *dialer, n, stalled int) (*Handshakes, error) {
 	c := t.config
 	have := len(t.crowd.conns)
 	all := make([]*conn, n-have)
@@ -45,7 +45,7 @@ func (t *traffic) assemble(ctx context.Context, d *dialer, n, stalled int, count
 		} else if h.Failed++; h.Failed == 1 {
 			h.Failure, first = err.Error(), err
 		}
-		return err == nil || count
+		return err == nil || c.Scenario == Connect
 	})
 	h.Seconds = time.Since(began).Seconds()
 	h.Latency = newLatency(latency)
@@ -99,7 +99,7 @@ func (t *traffic) server() usage {
 func runConnect(ctx context.Context, c *Config, d *dialer, r *Report) (err error) {
 	t := &traffic{config: c, crowd: newCrowd()}
 	defer t.leave()
-	r.Handshakes, err = t.assemble(ctx, d, c.Connections, 0, true)
+	r.Handshakes, err = t.assemble(ctx, d, c.Connections, 0)
 	if err != nil {
 		return err
 	}
@@ -119,13 +119,13 @@ func runIdle(ctx context.Context, c *Config, d *dialer, r *Report) (err error) {
 	defer t.leave()
 	m := &Memory{Few: c.Connections / 10, RSSFew: t.server().rss}
 	if m.Few > 0 {
-		if _, err := t.assemble(ctx, d, m.Few, 0, false); err != nil {
+		if _, err := t.assemble(ctx, d, m.Few, 0); err != nil {
 			return err
 		}
 		t.rest(ctx, c.Duration) // as long as later, since a server may give memory back when it rests
 		m.RSSFew = t.server().rss
 	}
-	if r.Handshakes, err = t.assemble(ctx, d, c.Connections, 0, false); err != nil {
+	if r.Handshakes, err = t.assemble(ctx, d, c.Connections, 0); err != nil {
 		return err
 	}
 	before, began := t.server(), time.Now()

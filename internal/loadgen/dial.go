@@ -122,9 +122,6 @@ func newDialer(c *Config) (*dialer, error) {
 	return d, nil
 }
 
-// responses are read with buffers that go from one handshake to the next.
-var responses = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 4<<10) }}
-
 // dial opens the i-th connection. arrived is what came behind the answer. The
 // error is a *DialError.
 func (d *dialer) dial(ctx context.Context, i int) (conn net.Conn, arrived []byte, err error) {
@@ -161,9 +158,7 @@ func (d *dialer) dial(ctx context.Context, i int) (conn net.Conn, arrived []byte
 	if _, err := conn.Write(d.request); err != nil {
 		return conn, nil, fmt.Errorf("sending the handshake: %w", err)
 	}
-	r := responses.Get().(*bufio.Reader)
-	defer responses.Put(r)
-	r.Reset(io.LimitReader(conn, 64<<10))
+	r := bufio.NewReader(io.LimitReader(conn, 64<<10))
 	answer, err = http.ReadResponse(r, nil)
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):

@@ -38,7 +38,7 @@ func runTraffic(ctx context.Context, c *Config, d *dialer, r *Report, stalled in
 	t := &traffic{config: c, crowd: newCrowd()}
 	defer t.leave()
 	var err error
-	if r.Handshakes, err = t.assemble(ctx, d, c.Connections, stalled, false); err != nil || ctx.Err() != nil {
+	if r.Handshakes, err = t.assemble(ctx, d, c.Connections, stalled); err != nil || ctx.Err() != nil {
 		return nil, err
 	}
 	if err := t.probe(ctx); err != nil || ctx.Err() != nil {
