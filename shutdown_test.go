@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -82,4 +83,29 @@ func (c *haltingConn) Write(b []byte) (int, error) {
 		c.halt()
 	}
 	return n, err
+}
+
+// A client that goes on speaking until it hears the close is heard when it
+// answers, however much of what it said was refused.
+func TestShutdownHearsTheAnswerBehindWhatItRefuses(t *testing.T) {
+	s := perform(t, fanfare.Config{CloseTimeout: time.Hour})
+	alice := s.join("/hall")
+	done := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		done <- s.Shutdown(ctx)
+	}()
+	if code, _ := alice.closed(); code != frame.GoingAway {
+		t.Errorf("told %d, want 1001", code)
+	}
+	for range 200 { // more than one read brings
+		alice.say(strings.Repeat("still here ", 100))
+	}
+	alice.send(frame.Close, frame.AppendClose(nil, frame.GoingAway, ""))
+	alice.ended()
+	alice.conn.Close()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
 }

@@ -161,7 +161,9 @@ func (s *session) answered(weight int32, pos Position, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.unanswered -= weight
-	if notice != nil && !s.gone {
+	// Behind our close nothing is said, and notices that wait for ever would keep
+	// us from hearing the answer to it.
+	if notice != nil && !s.gone && !s.closeSent {
 		s.aside().notices = append(s.aside().notices, notice)
 		s.conn.Wake()
 	}
