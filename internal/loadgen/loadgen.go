@@ -163,12 +163,17 @@ func (c Config) Check() error {
 		{"connections", "", float64(c.Connections), float64(d.Connections), 1, 1e6},
 		{"rate", " messages a second", c.Rate, d.Rate, 0.001, 1e6},
 		{"size", " bytes", float64(c.Size), float64(d.Size), MinSize, 1 << 30},
-		{"duration", " s", c.Duration.Seconds(), d.Duration.Seconds(), 0.001, 86400},
-		{"warmup", " s", c.Warmup.Seconds(), d.Warmup.Seconds(), 0, 86400},
+		{"duration", "time", c.Duration.Seconds(), d.Duration.Seconds(), 0.001, 86400},
+		{"warmup", "time", c.Warmup.Seconds(), d.Warmup.Seconds(), 0, 86400},
 		{"window", "", float64(c.Window), float64(d.Window), 1, maxWindow},
 		{"stall", "", c.Stall, d.Stall, 0.001, 0.999},
 	} {
-		switch number := func(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }; {
+		number := func(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }
+		if is.unit == "time" { // which names its own
+			is.unit = ""
+			number = func(v float64) string { return time.Duration(v * float64(time.Second)).String() }
+		}
+		switch {
 		case is.usual == 0 && is.value != 0:
 			return fmt.Errorf("--%s means nothing to the scenario %s: leave it out", is.name, c.Scenario)
 		case is.usual != 0 && !(is.value >= is.least && is.value <= is.most):

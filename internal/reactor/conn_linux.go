@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"fanfare/internal/netend"
 	"fanfare/internal/transport"
@@ -26,7 +27,7 @@ type Conn struct {
 	// Owned by the loop's goroutine, after Start.
 	over     bool // closed
 	readable bool // there may be something to read
-	hungUp   bool // the peer ended its direction: a read that finds less than it could take is not the last
+	thorough bool // a read that finds less than it could take is not the last: the peer ended its direction, or marked something as urgent
 	deaf     bool // the session wants nothing more; what arrives is thrown away
 	blocked  bool // the kernel has no room for rest
 	mute     bool // our direction is ended
@@ -63,7 +64,7 @@ func (c *Conn) start(s transport.Session) {
 	}
 	netend.BoundUnsent(int(c.fd))
 	// What arrived since is reported at once, as an edge of its own.
-	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET&0xFFFFFFFF, Fd: int32(c.slot)}
+	event := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET&0xFFFFFFFF, Fd: int32(c.slot)}
 	if err := unix.EpollCtl(c.loop.fd, unix.EPOLL_CTL_ADD, int(c.fd), &event); err != nil {
 		c.end(os.NewSyscallError("epoll_ctl", err))
 		return
@@ -111,8 +112,8 @@ func (c *Conn) catchUp() {
 
 // happened takes what epoll has to say.
 func (c *Conn) happened(events uint32) {
-	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
-		c.hungUp = true
+	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR|unix.EPOLLPRI) != 0 {
+		c.thorough = true
 	}
 	if events&unix.EPOLLOUT != 0 {
 		c.blocked = false
@@ -123,7 +124,7 @@ func (c *Conn) happened(events uint32) {
 	if c.late {
 		return // it has more than others already, and its turn will come
 	}
-	if more := c.read(); more || c.held != nil && !c.blocked {
+	if c.loop.hurried || c.read() || c.held != nil && !c.blocked {
 		c.later()
 	}
 }
@@ -173,11 +174,18 @@ func (c *Conn) read() (more bool) {
 	if !c.deaf {
 		c.deaf = !c.session.Receive(c.loop.buf[:n])
 	}
+	if n >= much {
+		c.loop.hurried = time.Since(c.loop.began) > turn
+	}
 	// Less than there was room for means that nothing is left, and that the next
 	// byte will be an edge (epoll(7)).
-	c.readable = n == len(c.loop.buf) || c.hungUp
+	c.readable = n == len(c.loop.buf) || c.thorough
 	return c.readable && !c.over && !c.paused.Load()
 }
+
+// much is for how many bytes at once it pays to look at the clock: they may be
+// thousands of messages.
+const much = 4 << 10
 
 // batches is how many slices of the session's a connection writes in one turn.
 const batches = 2

@@ -18,7 +18,7 @@ import (
 
 const (
 	// bufferSize is what is read at once. A peer that floods has a turn for each.
-	bufferSize = 32 << 10
+	bufferSize = 16 << 10
 	// turn is how long tasks run before the sockets are asked again.
 	turn = 2 * time.Millisecond
 )
@@ -48,6 +48,8 @@ type loop struct {
 	next    time.Time          // of the wheel's visits
 	at      int                // the wheel's spoke
 	closing bool               // ends as soon as nobody is left
+	began   time.Time          // this turn
+	hurried bool               // this turn's reading took all of a turn's time: the rest is for the slow
 
 	mu     sync.Mutex // guards the following
 	queue  []transport.Task
@@ -125,6 +127,7 @@ func (l *loop) run() {
 		} else {
 			l.got = ready(l.fd, l.events)
 		}
+		l.began, l.hurried = time.Now(), false
 		for i := range l.got {
 			l.happened(&l.events[i])
 		}
