@@ -131,7 +131,8 @@ type Config struct {
 	SlowReaders Policy
 	// MaxLag is how many bytes of messages a client may lag before SlowReaders
 	// applies. Default 1 MiB. This much may be kept in memory for the slowest
-	// client of a channel, besides history.
+	// client of a channel, besides history; and for each client that cannot be
+	// written to, the 64 KiB that were begun.
 	MaxLag int
 	// Channels are settings for some channels. Where several fit a channel, the
 	// first that says a setting counts for that setting.
@@ -148,7 +149,8 @@ type Config struct {
 	Origins []string
 
 	// Logger gets one line for each connection's end (debug) and for what an
-	// operator should know. Default: slog.Default.
+	// operator should know. Event loops call it too, so it should not wait for
+	// long: a pipe that nobody reads would stop them. Default: slog.Default.
 	Logger *slog.Logger
 }
 

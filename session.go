@@ -321,9 +321,6 @@ func (s *session) Tick() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := &s.server.ticks
-	if !s.paused { // or its silence is our doing
-		s.quiet++
-	}
 	switch c := s.closing; {
 	case c != nil:
 		// The transport has a deadline of its own for what is written; this is
@@ -336,16 +333,21 @@ func (s *session) Tick() {
 			c.flush = false
 			s.conn.Wake()
 		}
+	case s.paused:
+		// Its silence is our doing.
 	case s.ping:
 		// Our ping waits behind a long message that still makes progress, and
 		// silence counts from when it goes out. The transport's deadline is for
 		// a peer that takes nothing.
 		s.quiet = int32(t.heartbeat)
-	case s.quiet >= int32(t.heartbeat+t.answer):
-		s.conn.End(s.server.silent())
-	case s.quiet == int32(t.heartbeat):
-		s.ping = true
-		s.conn.Wake()
+	default:
+		switch s.quiet++; {
+		case s.quiet >= int32(t.heartbeat+t.answer):
+			s.conn.End(s.server.silent())
+		case s.quiet == int32(t.heartbeat):
+			s.ping = true
+			s.conn.Wake()
+		}
 	}
 	if s.incoming != nil && s.closing == nil && !s.paused {
 		if s.incoming.age++; s.incoming.age > t.message {
