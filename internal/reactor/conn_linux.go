@@ -124,7 +124,7 @@ func (c *Conn) happened(events uint32) {
 	if c.late {
 		return // it has more than others already, and its turn will come
 	}
-	if c.loop.hurried || c.read() || c.held != nil && !c.blocked {
+	if c.read() || c.held != nil && !c.blocked {
 		c.later()
 	}
 }

@@ -42,6 +42,7 @@ type loop struct {
 	buf     []byte   // what is read, until the session has taken it
 	events  []unix.EpollEvent
 	got     int                // how many events there are
+	seen    int                // and how many were seen to
 	poll    func(uintptr) bool // fills events; kept, since making it would allocate
 	tasks   []transport.Task   // to run, in this order
 	slow    []*Conn            // to run when the tasks had their turn: they were kept waiting, or have more than others
@@ -49,7 +50,7 @@ type loop struct {
 	at      int                // the wheel's spoke
 	closing bool               // ends as soon as nobody is left
 	began   time.Time          // this turn
-	hurried bool               // this turn's reading took all of a turn's time: the rest is for the slow
+	hurried bool               // this turn's reading took all of a turn's time: the rest of the events is for the next
 
 	mu     sync.Mutex // guards the following
 	queue  []transport.Task
@@ -122,14 +123,18 @@ func (l *loop) run() {
 	defer unix.Close(l.bell) // nobody rings it: the loop is not asleep, and never will be
 	defer l.epoll.Close()
 	for !l.closing || l.load.Load() > 0 {
-		if l.idle() {
-			l.wait()
-		} else {
-			l.got = ready(l.fd, l.events)
+		if l.seen == l.got {
+			l.seen, l.got = 0, 0
+			if l.idle() {
+				l.wait()
+			} else {
+				l.got = ready(l.fd, l.events)
+			}
 		}
 		l.began, l.hurried = time.Now(), false
-		for i := range l.got {
-			l.happened(&l.events[i])
+		for l.seen < l.got && !l.hurried {
+			l.seen++
+			l.happened(&l.events[l.seen-1])
 		}
 		l.work()
 		l.visit()
@@ -152,7 +157,6 @@ func (l *loop) idle() bool {
 
 // wait parks until something happens, or it is time for the wheel.
 func (l *loop) wait() {
-	l.got = 0
 	// The error is that the deadline has passed, and visit sees to that.
 	_ = l.raw.Read(l.poll)
 	l.mu.Lock()
@@ -161,7 +165,8 @@ func (l *loop) wait() {
 }
 
 // happened takes an event to its connection. One that ended a moment ago has
-// left its slot, and nobody else gets it before the next turn.
+// left its slot; should somebody else have it by now, a read or a write too many
+// is all that comes of it.
 func (l *loop) happened(e *unix.EpollEvent) {
 	if e.Fd < 0 {
 		return // the bell
