@@ -369,39 +369,11 @@ func newKey() string {
 	return base64.StdEncoding.EncodeToString(b[:])
 }
 
-// request is the client's side of the handshake (RFC 6455, section 4.1).
+// request is what we ask of t.
 func (d *dialing) request(t *target, key string) *http.Request {
-	h := d.header.Clone()
-	if h == nil {
-		h = http.Header{}
-	}
-	host := t.url.Host
-	if given := h.Get("Host"); given != "" {
-		host = given
-	}
-	h.Del("Host")
-	h.Set("Connection", "Upgrade")
-	h.Set("Upgrade", "websocket")
-	h["Sec-WebSocket-Version"] = []string{"13"}
-	h["Sec-WebSocket-Key"] = []string{key}
-	if len(d.subprotocols) > 0 {
-		h["Sec-WebSocket-Protocol"] = []string{strings.Join(d.subprotocols, ", ")}
-	}
-	if d.o.Origin != "" {
-		h.Set("Origin", d.o.Origin)
-	}
-	if _, given := h["User-Agent"]; !given {
-		h.Set("User-Agent", "fanfare")
-	}
-	if t.user != nil && h.Get("Authorization") == "" {
-		h.Set("Authorization", basicAuth(t.user))
-	}
-	return &http.Request{Method: http.MethodGet, URL: t.url, Host: host, Header: h, ProtoMajor: 1, ProtoMinor: 1}
-}
-
-func basicAuth(user *url.Userinfo) string {
-	password, _ := user.Password()
-	return "Basic " + base64.StdEncoding.EncodeToString([]byte(user.Username()+":"+password))
+	return (&handshake.Asking{
+		URL: t.url, User: t.user, Header: d.header, Subprotocols: d.subprotocols, Origin: d.o.Origin, Agent: "fanfare", Key: key,
+	}).Request()
 }
 
 // readResponse reads a response's header, no more than mostHeader of it, and

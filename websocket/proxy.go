@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"net/url"
 
+	"fanfare/internal/handshake"
+
 	"golang.org/x/net/http/httpproxy"
 	"golang.org/x/net/proxy"
 )
@@ -80,7 +82,7 @@ func (d *dialing) tunnel(ctx context.Context, via *url.URL, addr string) (_ net.
 	}
 	h := http.Header{"User-Agent": {"fanfare"}}
 	if via.User != nil {
-		h.Set("Proxy-Authorization", basicAuth(via.User))
+		h.Set("Proxy-Authorization", handshake.BasicAuth(via.User))
 	}
 	connect := &http.Request{Method: http.MethodConnect, URL: &url.URL{Opaque: addr}, Host: addr, Header: h}
 	if err := connect.Write(conn); err != nil {

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -87,34 +86,10 @@ func newDialer(c *Config) (*dialer, error) {
 		return nil, errors.New("a Unix socket is connected to without a source address")
 	}
 
-	h := c.Header.Clone()
-	if h == nil {
-		h = http.Header{}
-	}
-	host := u.Host
-	if given := h.Get("Host"); given != "" {
-		host = given
-	}
-	h.Del("Host")
-	h.Set("Connection", "Upgrade")
-	h.Set("Upgrade", "websocket")
-	h["Sec-WebSocket-Version"] = []string{"13"}
-	h["Sec-WebSocket-Key"] = []string{key}
-	if len(c.Subprotocols) > 0 {
-		h["Sec-WebSocket-Protocol"] = []string{strings.Join(c.Subprotocols, ", ")}
-	}
-	if c.Origin != "" {
-		h.Set("Origin", c.Origin)
-	}
-	if h.Get("User-Agent") == "" {
-		h.Set("User-Agent", "fanfare bench")
-	}
-	if user := c.URL.User; user != nil && h.Get("Authorization") == "" {
-		password, _ := user.Password()
-		h.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(user.Username()+":"+password)))
-	}
+	request := (&handshake.Asking{
+		URL: &u, User: c.URL.User, Header: c.Header, Subprotocols: c.Subprotocols, Origin: c.Origin, Agent: "fanfare bench", Key: key,
+	}).Request()
 	var b bytes.Buffer
-	request := http.Request{Method: http.MethodGet, URL: &u, Host: host, Header: h, ProtoMajor: 1, ProtoMinor: 1}
 	if err := request.Write(&b); err != nil {
 		return nil, fmt.Errorf("the handshake cannot be written: %w", err)
 	}
