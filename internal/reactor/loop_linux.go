@@ -187,30 +187,28 @@ func (l *loop) work() {
 	if len(l.tasks)+len(l.slow) == 0 {
 		return
 	}
-	until := time.Now().Add(turn)
-	done, n := 0, len(l.tasks) // what is added from here on is for the next turn
-	for done < n {
-		t := l.tasks[done]
-		done++
+	spend(&l.tasks, turn, func(t transport.Task) {
 		if t.Run() {
 			l.tasks = append(l.tasks, t)
 		}
-		if time.Now().After(until) {
-			break
-		}
-	}
-	l.tasks = without(l.tasks, done)
-	until = time.Now().Add(turn / 4)
-	done, n = 0, len(l.slow)
-	for done < n {
-		c := l.slow[done]
+	})
+	spend(&l.slow, turn/4, (*Conn).catchUp)
+}
+
+// spend has do see to what is in list now, one after the other, until the time is
+// over, and takes that out. What do adds is for the next turn.
+func spend[T any](list *[]T, d time.Duration, do func(T)) {
+	until := time.Now().Add(d)
+	done := 0
+	for n := len(*list); done < n; {
+		x := (*list)[done]
 		done++
-		c.catchUp()
+		do(x)
 		if time.Now().After(until) {
 			break
 		}
 	}
-	l.slow = without(l.slow, done)
+	*list = without(*list, done)
 }
 
 // without returns list without its first n.
