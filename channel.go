@@ -59,7 +59,6 @@ func CheckChannel(name string) error {
 // it: its feed and the subscribers.
 type channel struct {
 	name   string        // static
-	slow   slowness      // static
 	joiner feed.Joiner   // all subscriptions'
 	opened chan struct{} // closed when open is done
 	err    error         // of open; static once opened is closed
@@ -76,8 +75,8 @@ type channel struct {
 	early []*broker.Message // delivered before that
 }
 
-func newChannel(name string, slow slowness) *channel {
-	c := &channel{name: name, slow: slow, opened: make(chan struct{})}
+func newChannel(name string) *channel {
+	c := &channel{name: name, opened: make(chan struct{})}
 	c.audiences.Store(new([]*audience))
 	return c
 }
@@ -99,13 +98,13 @@ func (c *channel) audience(l transport.Loop) *audience {
 }
 
 // open declares interest to the broker and fills the feed with what there is
-// of history. It is called once.
-func (c *channel) open(ctx context.Context, b broker.Broker, retain feed.Retention) error {
+// of history. It is called once. retention is what the settings say at the moment.
+func (c *channel) open(ctx context.Context, b broker.Broker, retention func(channel string) feed.Retention) error {
 	base, err := b.Subscribe(ctx, c.name)
 	if err != nil {
 		return err
 	}
-	page, err := b.History(ctx, c.name, broker.Query{Limit: max(1, retain.Count), Tail: true})
+	page, err := b.History(ctx, c.name, broker.Query{Limit: max(1, retention(c.name).Count), Tail: true})
 	if err != nil {
 		b.Unsubscribe(c.name)
 		return err
@@ -116,7 +115,7 @@ func (c *channel) open(ctx context.Context, b broker.Broker, retain feed.Retenti
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.feed = feed.New(retain, base, page.Messages)
+	c.feed = feed.New(retention(c.name), base, page.Messages)
 	c.live = c.feed
 	for _, m := range c.early {
 		c.appendNew(m)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"fanfare/broker"
@@ -55,9 +56,12 @@ type ChannelConfig struct {
 	// for any one, and the last may be "**", for whatever follows, at least one:
 	// "tick/*", "chat/**".
 	Pattern string
-	// SlowReaders and MaxLag: as in [Config]. Zero: not said here.
-	SlowReaders Policy
-	MaxLag      int
+	// The rest is as in [Config]. Zero: not said here.
+	History      int
+	HistoryAge   time.Duration
+	HistoryBytes int
+	SlowReaders  Policy
+	MaxLag       int
 }
 
 // slowness is what becomes of slow readers.
@@ -71,15 +75,36 @@ func (s slowness) or(d slowness) slowness {
 	return slowness{cmp.Or(s.policy, d.policy), cmp.Or(s.maxLag, d.maxLag)}
 }
 
-// slowness is what the settings say for a channel.
-func (c *Config) slowness(channel string) slowness {
-	var s slowness
-	for _, some := range c.Channels {
-		if fits(some.Pattern, channel) {
-			s = s.or(slowness{some.SlowReaders, some.MaxLag})
+// channel is what the settings say for a channel: each setting as the first
+// pattern has it that fits and says it. Who reads a pattern reads many channels at
+// once, and has what counts for all.
+func (c *Config) channel(name string) ChannelConfig {
+	is := ChannelConfig{Pattern: name}
+	if !strings.Contains(name, "*") {
+		for i := range c.Channels {
+			if some := &c.Channels[i]; fits(some.Pattern, name) {
+				is.add(some)
+			}
 		}
 	}
-	return s.or(slowness{c.SlowReaders, c.MaxLag})
+	is.add(&ChannelConfig{"", c.History, c.HistoryAge, c.HistoryBytes, c.SlowReaders, c.MaxLag})
+	return is
+}
+
+// add takes from more what c does not say.
+func (c *ChannelConfig) add(more *ChannelConfig) {
+	c.History = cmp.Or(c.History, more.History)
+	c.HistoryAge = cmp.Or(c.HistoryAge, more.HistoryAge)
+	c.HistoryBytes = cmp.Or(c.HistoryBytes, more.HistoryBytes)
+	c.SlowReaders = cmp.Or(c.SlowReaders, more.SlowReaders)
+	c.MaxLag = cmp.Or(c.MaxLag, more.MaxLag)
+}
+
+func (c *ChannelConfig) slowness() slowness { return slowness{c.SlowReaders, c.MaxLag} }
+
+// retention is what a feed keeps, of settings that say everything.
+func (c *ChannelConfig) retention() feed.Retention {
+	return feed.Retention{Count: max(0, c.History), Age: c.HistoryAge, Bytes: int64(c.HistoryBytes), Keys: maxKeys}
 }
 
 // Config says how a [Server] works. The zero value is a good server; each
@@ -205,6 +230,9 @@ func (c Config) withDefaults() (Config, error) {
 		if ch.SlowReaders > Close || ch.MaxLag < 0 {
 			return c, fmt.Errorf("fanfare: Config.Channels[%d] has SlowReaders %d and MaxLag %d; they must be one of the policies and a number of bytes, or zero for what Config says", i, ch.SlowReaders, ch.MaxLag)
 		}
+		if ch.HistoryAge < 0 || ch.HistoryBytes < 0 {
+			return c, fmt.Errorf("fanfare: Config.Channels[%d] has HistoryAge %v and HistoryBytes %d; they must be positive, or zero for what Config says", i, ch.HistoryAge, ch.HistoryBytes)
+		}
 	}
 	if err := handshake.CheckOrigins(c.Origins); err != nil {
 		return c, fmt.Errorf("fanfare: Config.Origins: %w", err)
@@ -221,10 +249,6 @@ func (c Config) withDefaults() (Config, error) {
 // maxKeys is for how many keys of a channel the newest message is remembered,
 // for readers that want that. The key that was silent longest is forgotten first.
 const maxKeys = 4096
-
-func (c *Config) retention() feed.Retention {
-	return feed.Retention{Count: max(0, c.History), Age: c.HistoryAge, Bytes: int64(c.HistoryBytes), Keys: maxKeys}
-}
 
 // tick is how often time is looked at: often enough for the shortest of the
 // times that are counted in ticks, and no oftener.

@@ -27,7 +27,7 @@ import (
 // from any goroutine.
 type Server struct {
 	// Static after New.
-	cfg        Config
+	cfg        Config // for what cannot change; what can is in now
 	log        *slog.Logger
 	broker     broker.Broker
 	transports []transport.Transport // the first that takes a connection has it
@@ -36,6 +36,7 @@ type Server struct {
 	life       context.Context // ends when Shutdown is called
 	die        context.CancelCauseFunc
 
+	now      atomic.Pointer[Config] // what counts; Reload replaces it
 	stats    counters
 	closing  atomic.Bool   // Shutdown was called
 	pending  atomic.Int64  // publications that the broker has not answered yet
@@ -85,6 +86,7 @@ func New(cfg Config) (*Server, error) {
 		channels: make(map[string]*channel),
 		locals:   make(map[*Subscription]struct{}),
 	}
+	s.now.Store(&cfg)
 	s.life, s.die = context.WithCancelCause(context.Background())
 	if err := s.broker.Start(s.deliver); err != nil {
 		s.closeTransports()
@@ -174,7 +176,7 @@ func (s *Server) channel(ctx context.Context, name string) (*channel, error) {
 		return c, c.err
 	}
 	name = strings.Clone(name) // it may be a piece of a request line
-	c = newChannel(name, s.cfg.slowness(name))
+	c = newChannel(name)
 	c.refs = 1
 	s.channels[name] = c
 	s.live.Store(name, c)
@@ -185,7 +187,7 @@ func (s *Server) channel(ctx context.Context, name string) (*channel, error) {
 	// Others wait for this, so it must not end with this caller's patience.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), openTimeout)
 	defer cancel()
-	if err := c.open(ctx, s.broker, s.cfg.retention()); err != nil {
+	if err := c.open(ctx, s.broker, s.retention); err != nil {
 		c.err = err
 		close(c.opened)
 		s.mu.Lock()

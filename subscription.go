@@ -29,7 +29,8 @@ func (s *Server) subscribe(ctx context.Context, name string, since *Position, sl
 	if err != nil {
 		return subscription{}, err
 	}
-	slow = slow.or(c.slow)
+	settings := s.now.Load().channel(name)
+	slow = slow.or(settings.slowness())
 	cursor := c.feed.Live(form, slow.policy.feeds(), int64(slow.maxLag))
 	if since != nil && !cursor.Resume(*since) {
 		page, err := s.broker.History(ctx, name, broker.Query{Since: *since})
