@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -237,6 +238,8 @@ func (c Config) withDefaults() (Config, error) {
 	if err := handshake.CheckOrigins(c.Origins); err != nil {
 		return c, fmt.Errorf("fanfare: Config.Origins: %w", err)
 	}
+	// The caller may go on with his slices, to Reload for one.
+	c.Channels, c.Origins = slices.Clone(c.Channels), slices.Clone(c.Origins)
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}

@@ -10,7 +10,7 @@ import (
 
 // serveWebSocket opens a session.
 func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request, channel string) {
-	subprotocol, err := handshake.Check(r, &handshake.Options{Origins: s.cfg.Origins})
+	subprotocol, err := handshake.Check(r, &handshake.Options{Origins: s.now.Load().Origins})
 	if err != nil {
 		s.refuse(w, err)
 		return

@@ -97,7 +97,7 @@ func (s *Server) serveOwn(w http.ResponseWriter, r *http.Request, what string) {
 
 // servePost publishes the body.
 func (s *Server) servePost(w http.ResponseWriter, r *http.Request, channel string) {
-	if err := handshake.CheckOrigin(r, s.cfg.Origins); err != nil {
+	if err := handshake.CheckOrigin(r, s.now.Load().Origins); err != nil {
 		s.refuse(w, err)
 		return
 	}
