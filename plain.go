@@ -70,9 +70,9 @@ func gapText(g feed.Gap) string {
 		what = "message"
 	}
 	switch {
-	case g.Reason == feed.Expired && g.Missed < 0:
+	case g.Reason >= feed.Expired && g.Missed < 0:
 		return "history does not reach back to where you were; messages may be missing here"
-	case g.Reason == feed.Expired:
+	case g.Reason >= feed.Expired:
 		return fmt.Sprintf("%d %s no longer kept", g.Missed, what)
 	}
 	return fmt.Sprintf("%d %s skipped", g.Missed, what)

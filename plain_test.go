@@ -177,8 +177,8 @@ func TestSinceReplays(t *testing.T) {
 	if got := stranger.said(); got != "3" {
 		t.Fatal(got)
 	}
-	if n := s.Stats().Missed["expired"]; n != 3 {
-		t.Fatalf("expired counts %d, want 2 and an unknown one", n)
+	if missed := s.Stats().Missed; missed["expired"] != 2 || missed["lost"] != 1 {
+		t.Fatalf("missed is counted as %v, want 2 expired and an unknown number lost", missed)
 	}
 }
 

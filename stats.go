@@ -13,7 +13,8 @@ type Stats struct {
 	Published int64 // messages taken from clients, HTTP and the program
 	// Missed are the messages that readers did not get, by reason: "skipped"
 	// and "superseded" (the policy Skip or Latest applied), "outrun" (history
-	// did not reach back to a slow reader), "expired" (nor to a resuming one).
+	// did not reach back to a slow reader), "expired" (nor to a resuming one), "lost"
+	// (a resuming one was of another epoch: the history itself was lost).
 	// Where the number is not known, the gap counts as one.
 	Missed map[string]int64
 	// Ended are the connections that ended, by reason: "client", "lost",
@@ -24,7 +25,7 @@ type Stats struct {
 // counters are what Stats is read from.
 type counters struct {
 	published atomic.Int64
-	missed    [feed.Expired + 1]atomic.Int64
+	missed    [feed.Lost + 1]atomic.Int64
 	ended     [endings]atomic.Int64
 }
 

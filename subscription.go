@@ -38,7 +38,7 @@ func (s *Server) subscribe(ctx context.Context, name string, since *Position, sl
 			s.release(c)
 			return subscription{}, err
 		}
-		cursor.Rewind(page)
+		cursor.Rewind(*since, page)
 	}
 	return subscription{channel: c, cursor: *cursor}, nil
 }
@@ -89,7 +89,7 @@ type Subscription struct {
 type GapError struct {
 	// Missed is how many; -1: unknown.
 	Missed int64
-	// Reason is "skipped", "superseded", "outrun" or "expired": see [Stats].
+	// Reason is "skipped", "superseded", "outrun", "expired" or "lost": see [Stats].
 	Reason string
 }
 

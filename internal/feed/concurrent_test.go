@@ -168,7 +168,7 @@ func TestResumeSeam(t *testing.T) {
 						t.Error(err)
 						return
 					}
-					r.Rewind(page)
+					r.Rewind(pos, page)
 					fromBroker.Add(1)
 				}
 				goal := f.Position().Offset + 1

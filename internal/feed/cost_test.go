@@ -3,10 +3,35 @@ package feed_test
 import (
 	"fmt"
 	"testing"
+	"unsafe"
 
 	"fanfare/broker"
 	"fanfare/internal/feed"
 )
+
+// A reader is a million times there: its place is 32 bytes, and what it shares
+// with others who read in the same way it really shares.
+func TestCursorIsSmall(t *testing.T) {
+	if size := unsafe.Sizeof(feed.Cursor{}); size != 32 {
+		t.Errorf("a cursor has %d bytes, want 32", size)
+	}
+	f := feed.New(feed.Retention{}, start, nil)
+	f.Live(numbers, feed.Skip, 100)
+	var sink *feed.Cursor
+	if n := testing.AllocsPerRun(100, func() { sink = f.Live(numbers, feed.Skip, 100) }); n != 1 {
+		t.Errorf("a reader like another costs %v allocations, want its cursor alone", n)
+	}
+	// However many manners there were, each reader has its own.
+	for i := range int64(100) {
+		a, b := f.Live(numbers, feed.Policy(i%4), i), f.Live(numbers, feed.Policy(i%4), i)
+		if a.Limit() != i || b.Limit() != i {
+			t.Errorf("readers made with the limit %d have %d and %d", i, a.Limit(), b.Limit())
+		}
+	}
+	if sink.Limit() != 100 {
+		t.Errorf("the first reader's limit became %d", sink.Limit())
+	}
+}
 
 // A message that somebody took already costs the next reader no allocation,
 // whether it is the newest or a limit cuts it out of many.
@@ -127,7 +152,7 @@ func TestRewoundReadersShare(t *testing.T) {
 	var j feed.Joiner
 	for range 5 {
 		r := f.Live(form, feed.CatchUp, unlimited)
-		r.Rewind(page)
+		r.Rewind(broker.Position{}, page)
 		if got := take(t, r, &j, 1<<20); len(got) != 10 {
 			t.Fatalf("a reader got %d messages of 10", len(got))
 		}
@@ -185,8 +210,8 @@ func TestRewindPastTheStart(t *testing.T) {
 	page.Position = base
 	f := feed.New(feed.Retention{Keys: 4096}, base, nil)
 	waits, joins := f.Live(numbers, feed.Close, 10), f.Live(numbers, feed.Close, unlimited)
-	waits.Rewind(page)
-	joins.Rewind(page)
+	waits.Rewind(broker.Position{}, page)
+	joins.Rewind(broker.Position{}, page)
 	var j feed.Joiner
 	if got := fmt.Sprint(offsets(take(t, waits, &j, 1<<20))); got != "[1 2 3]" {
 		t.Errorf("it got %v, want the page", got)
@@ -295,4 +320,36 @@ func TestLatestWithoutKeys(t *testing.T) {
 	if b, err = c.Take(&j, 1<<16); err != nil || b.Count != 1 {
 		t.Fatalf("%+v %v, want the newest alone", b, err)
 	}
+}
+
+// When settings begin to remember keys, or cease to, what a reader with the
+// policy Latest is given and what it is told it missed is still all there was.
+func TestRetainKeys(t *testing.T) {
+	f := feed.New(feed.Retention{}, start, nil)
+	c := f.Live(numbers, feed.Latest, 0)
+	var j feed.Joiner
+	lag := func(want ...uint64) {
+		t.Helper()
+		gap, err := c.Take(&j, 1<<16)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := offsets(take(t, c, &j, 1<<16)); fmt.Sprint(got) != fmt.Sprint(want) || gap.Gap.Missed != int64(5-len(want)) {
+			t.Errorf("after a gap of %d of 5 it got %v, want %v", gap.Gap.Missed, got, want)
+		}
+	}
+	for i := range 5 {
+		f.Append(message(f.Position(), fmt.Sprint(i%2), 1))
+	}
+	f.Retain(feed.Retention{Keys: 10})
+	lag(5)
+	for i := range 5 {
+		f.Append(message(f.Position(), fmt.Sprint(i%2), 1))
+	}
+	lag(9, 10)
+	for i := range 5 {
+		f.Append(message(f.Position(), fmt.Sprint(i%2), 1))
+	}
+	f.Retain(feed.Retention{})
+	lag(15)
 }

@@ -3,6 +3,7 @@ package feed
 import (
 	"errors"
 	"math"
+	"slices"
 
 	"fanfare/broker"
 )
@@ -49,11 +50,12 @@ const (
 	Outrun                   // it lagged, and history did not reach back to it
 	Superseded               // it lagged; newer values of the same keys follow
 	Expired                  // it resumed from a position that history does not reach
+	Lost                     // it resumed from a position of another epoch: the channel's history was lost since
 )
 
 // String returns the reason's name, as counters use it.
 func (r Reason) String() string {
-	return [...]string{"skipped", "outrun", "superseded", "expired"}[r]
+	return [...]string{"skipped", "outrun", "superseded", "expired", "lost"}[r]
 }
 
 // A Gap is messages that a reader will not see. The zero Gap is none.
@@ -62,17 +64,44 @@ type Gap struct {
 	Missed int64 // how many; when unknown, -1
 }
 
-// A Cursor is one reader's place in a feed, and what to do when it lags. It is not safe for
-// concurrent use; its owner guards it.
+// A Cursor is one reader's place in a feed. It is small, 32 bytes, since there
+// are a million of them. It is not safe for concurrent use; its owner guards it.
 type Cursor struct {
-	feed   *Feed  // static
-	form   *Form  // static
-	policy Policy // static
-	limit  int64  // static: lag in bytes past which policy applies
-	from   int64  // static: the feed's size when the reader was made; what was there then is no lag
+	*manner        // static; shared with all who read in the same way
+	from    int64  // static: the feed's size when the reader was made; what was there then is no lag
+	at      *Entry // the entry taken last; nil when the reader let go of it
 
-	at     *Entry  // the entry taken last; nil when the reader let go of it
 	astray *astray // what few readers need; nil as long as nothing of it was
+}
+
+// manner is how readers read. All who read a feed in the same way share one.
+type manner struct {
+	feed   *Feed
+	form   *Form
+	policy Policy
+	limit  int64 // lag in bytes past which policy applies
+}
+
+// maxManners is how many manners a feed remembers. There are few, unless a
+// program or a reload of settings makes up ever new limits; the readers of one
+// that is forgotten keep it.
+const maxManners = 32
+
+// manner returns the manner that is equal to m, for all to share.
+func (f *Feed) manner(m manner) *manner {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, have := range f.manners {
+		if *have == m {
+			return have
+		}
+	}
+	if len(f.manners) == maxManners {
+		f.manners = slices.Delete(f.manners, 0, 1)
+	}
+	own := m // m itself stays off the heap
+	f.manners = append(f.manners, &own)
+	return &own
 }
 
 // astray is what remains of a reader's place once it let go of it, or when it
@@ -96,8 +125,9 @@ func (c *Cursor) stray() *astray {
 // does not count, so that nobody is slow for one that is larger than limit;
 // nor does what the reader goes back to by Resume or Rewind.
 func (f *Feed) Live(form *Form, policy Policy, limit int64) *Cursor {
+	how := f.manner(manner{f, form, policy, limit})
 	at := f.head.Load()
-	return &Cursor{feed: f, form: form, policy: policy, limit: limit, from: at.size, at: at}
+	return &Cursor{manner: how, from: at.size, at: at}
 }
 
 // Resume moves a reader, of which nothing was taken yet, back to pos, and
@@ -124,16 +154,20 @@ func (c *Cursor) Resume(pos broker.Position) bool {
 }
 
 // Rewind moves a reader, of which nothing was taken yet, back to where page
-// begins: what a broker answered, after the reader was made, for the position
-// to resume from. A page without a limit reaches at least to the reader's
+// begins: what a broker answered, after the reader was made, for since, the
+// position to resume from. A page without a limit reaches at least to the reader's
 // place, so nothing is between; what it has beyond comes from the feed.
-func (c *Cursor) Rewind(page broker.Page) {
+func (c *Cursor) Rewind(since broker.Position, page broker.Page) {
 	here, begin := c.Position(), page.Position
 	if len(page.Messages) > 0 {
 		begin = placeBefore(page.Messages[0])
 	}
 	if page.Gap {
-		c.stray().gap = Gap{Expired, c.missed(page.Missed, begin)}
+		why := Expired
+		if !since.IsZero() && since.Epoch != begin.Epoch {
+			why = Lost
+		}
+		c.stray().gap = Gap{why, c.missed(page.Missed, begin)}
 	}
 	msgs := page.Messages
 	for len(msgs) > 0 && !upTo(msgs[len(msgs)-1], here) {
@@ -341,14 +375,14 @@ func (c *Cursor) placeNewest(why Reason) {
 // the feed's head.
 func (c *Cursor) placeLatest() {
 	f := c.feed
-	if f.retain.Keys == 0 {
+	f.mu.Lock()
+	head, keys := f.head.Load(), f.retain.Keys
+	found := f.latest.since(c.astray.pos)
+	f.mu.Unlock()
+	if keys == 0 {
 		c.placeNewest(Superseded)
 		return
 	}
-	f.mu.Lock()
-	head := f.head.Load()
-	found := f.latest.since(c.astray.pos)
-	f.mu.Unlock()
 	n := int64(len(found))
 	// The newest message of all is the newest for its key, so it is the last found.
 	next := head

@@ -131,13 +131,13 @@ type Retention struct {
 // Append and Trim wait for one another, and readers for neither, but for the
 // moment in which a lagging one with the policy [Latest] is placed.
 type Feed struct {
-	retain Retention // static
-
 	head   atomic.Pointer[Entry] // the newest entry; before the first one an empty sentinel
 	oldest atomic.Pointer[Entry] // the oldest retained entry; nil: no history
 
-	mu     sync.Mutex // guards the following, and writing the above
-	latest latest
+	mu      sync.Mutex // guards the following, and writing the above
+	retain  Retention
+	latest  latest
+	manners []*manner // that readers have, oldest first
 }
 
 // New returns a feed whose first call of Append brings the message after base.
@@ -180,6 +180,24 @@ func (f *Feed) Append(m *broker.Message) {
 	}
 	f.trim(m.Time)
 	f.latest.put(e, f.retain)
+}
+
+// Retain changes how much history the feed keeps, from now on.
+func (f *Feed) Retain(r Retention) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	had := f.retain.Keys
+	f.retain = r
+	f.trim(time.Now())
+	head := f.head.Load()
+	switch {
+	case r.Keys == 0:
+		f.latest = latest{}
+	case had == 0 && !head.silent:
+		f.latest.put(head, r) // the newest of all is always among the newest for each key
+	default:
+		f.latest.trim(r)
+	}
 }
 
 // Position returns the place after the newest message.

@@ -22,8 +22,7 @@ type keyed struct {
 	seq int64
 }
 
-// put notes e as the newest for its key. Of too many keys, or of too much,
-// what was silent longest is forgotten first.
+// put notes e as the newest for its key.
 func (l *latest) put(e *Entry, keep Retention) {
 	switch {
 	case keep.Keys == 0:
@@ -40,6 +39,11 @@ func (l *latest) put(e *Entry, keep Retention) {
 	}
 	l.byKey[e.msg.Key] = l.byAge.PushBack(keyed{e.content, e.seq})
 	l.bytes += int64(e.msg.Size())
+	l.trim(keep)
+}
+
+// trim forgets what is too much, what was silent longest first.
+func (l *latest) trim(keep Retention) {
 	for len(l.byKey) > keep.Keys || keep.Bytes > 0 && l.bytes > keep.Bytes && len(l.byKey) > 1 {
 		l.drop(l.byAge.Front())
 	}

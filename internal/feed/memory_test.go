@@ -121,7 +121,7 @@ func TestRelieveFreesWhatIsTheReadersAlone(t *testing.T) {
 		}
 	}()
 	page.Position = f.Position()
-	bob.Rewind(page)
+	bob.Rewind(broker.Position{}, page)
 	page = broker.Page{}
 	w.want(t, "rewound", 0, 1, 2)
 	fill(f, 9, 1000)

@@ -40,6 +40,10 @@ func (t *toy) append(m *broker.Message) {
 	}
 	t.keys = slices.DeleteFunc(t.keys, func(k int) bool { return t.all[k].Key == m.Key })
 	t.keys = append(t.keys, i)
+	t.trimKeys()
+}
+
+func (t *toy) trimKeys() {
 	for t.keep.Bytes > 0 && len(t.keys) > 1 && t.size(t.keys) > t.keep.Bytes {
 		t.keys = t.keys[1:]
 	}
@@ -223,6 +227,7 @@ func TestAgainstToy(t *testing.T) {
 				"burst":    p.burst,
 				"time":     p.pass,
 				"lose":     p.lose,
+				"retain":   p.retain,
 				"live":     p.live,
 				"resume":   p.resume,
 				"rewind":   p.resume,
@@ -248,12 +253,7 @@ func (inBubble) Deadline() (time.Time, bool) { return time.Time{}, false }
 
 func newProgram(t *rapid.T) *program {
 	p := &program{T: t, encoded: make(map[string]int), allowed: make(map[string]int)}
-	p.toy = &toy{last: -1, keep: feed.Retention{
-		Keys:  4096,
-		Count: rapid.SampledFrom([]int{0, 1, 3, 10, 100}).Draw(t, "count"),
-		Age:   rapid.SampledFrom([]time.Duration{0, 0, time.Second, time.Minute}).Draw(t, "age"),
-		Bytes: rapid.SampledFrom([]int64{0, 0, 300, 1000, 5000}).Draw(t, "bytes"),
-	}}
+	p.toy = &toy{last: -1, keep: retention(t)}
 	for i := range 3 {
 		p.forms = append(p.forms, &feed.Form{Encode: func(dst []byte, m *broker.Message) []byte {
 			p.encoded[fmt.Sprint(i, m.Position)]++
@@ -321,6 +321,23 @@ func newProgram(t *rapid.T) *program {
 		deliver(m)
 	}
 	return p
+}
+
+func retention(t *rapid.T) feed.Retention {
+	return feed.Retention{
+		Keys:  4096,
+		Count: rapid.SampledFrom([]int{0, 1, 3, 10, 100}).Draw(t, "count"),
+		Age:   rapid.SampledFrom([]time.Duration{0, 0, time.Second, time.Minute}).Draw(t, "age"),
+		Bytes: rapid.SampledFrom([]int64{0, 0, 300, 1000, 5000}).Draw(t, "bytes"),
+	}
+}
+
+// retain changes the settings of the living feed.
+func (p *program) retain(t *rapid.T) {
+	p.keep = retention(t)
+	p.feed.Retain(p.keep)
+	p.trim(time.Now())
+	p.trimKeys()
 }
 
 var keyGen = rapid.SampledFrom([]string{"", "", "a", "b", "c", "d"})
@@ -423,7 +440,7 @@ func (p *program) resume(t *rapid.T) {
 	}
 	meanwhile()
 	page := p.source.history(pos)
-	l.reader.Rewind(page)
+	l.reader.Rewind(pos, page)
 	if l.made > 0 {
 		here := p.all[l.made-1].Position
 		back := 0
@@ -439,6 +456,9 @@ func (p *program) resume(t *rapid.T) {
 		return
 	}
 	l.gap = feed.Gap{Reason: feed.Expired, Missed: -1}
+	if !pos.IsZero() && pos.Epoch != page.Position.Epoch {
+		l.gap.Reason = feed.Lost
+	}
 	if page.Missed > 0 {
 		missed := int64(len(p.all) - from - 1 - len(l.owed))
 		if l.gone && int64(page.Missed) != missed {
@@ -600,10 +620,10 @@ func TestNames(t *testing.T) {
 	for p := feed.CatchUp; p <= feed.Close+1; p++ {
 		names = append(names, p.String())
 	}
-	for r := feed.Skipped; r <= feed.Expired; r++ {
+	for r := feed.Skipped; r <= feed.Lost; r++ {
 		names = append(names, r.String())
 	}
-	if got, want := strings.Join(names, " "), "catch-up skip latest close unknown skipped outrun superseded expired"; got != want {
+	if got, want := strings.Join(names, " "), "catch-up skip latest close unknown skipped outrun superseded expired lost"; got != want {
 		t.Errorf("names are %q, want %q", got, want)
 	}
 }
