@@ -28,11 +28,12 @@ var house = map[string]struct{ ours, outside string }{
 	"broker":               {"", ""},
 	"broker/brokertest":    {"broker", ""},
 	"internal/feed":        {"broker", ""},
+	"protocol":             {"broker", ""},
 	"web":                  {"", ""},
 
 	"internal/transport/transporttest": {"internal/transport", ""},
 
-	".": {"broker internal/descriptors internal/feed internal/frame internal/handshake internal/reactor internal/stream internal/transport web", ""},
+	".": {"broker internal/descriptors internal/feed internal/frame internal/handshake internal/reactor internal/stream internal/transport protocol web", ""},
 
 	"websocket":         {"internal/frame internal/handshake internal/netend", "golang.org/x/net"},
 	"internal/terminal": {"", "charm.land/bubbletea/v2 charm.land/bubbles/v2 charm.land/lipgloss/v2 github.com/charmbracelet/x/ansi"},

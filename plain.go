@@ -2,12 +2,12 @@ package fanfare
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"time"
 
 	"fanfare/internal/feed"
 	"fanfare/internal/frame"
+	"fanfare/protocol"
 )
 
 // The plain conversation is what a client speaks that asked for no
@@ -86,31 +86,5 @@ func appendStamp(dst []byte, t time.Time) []byte {
 // its own, that goes out as it came. One that is nested too deeply is none.
 func isTyped(text []byte) bool {
 	trimmed := bytes.TrimLeft(text, " \t\r\n")
-	return len(trimmed) > 0 && trimmed[0] == '{' && !isDeep(trimmed) && json.Valid(text)
-}
-
-// maxNesting is how many levels a typed message may have. Readers of JSON have
-// limits (jq 256, Python 1,000, Go 10,000), and a page of history with one
-// message beyond them could not be read at all.
-const maxNesting = 200
-
-// isDeep reports whether JSON has more than maxNesting levels.
-func isDeep(text []byte) bool {
-	depth, quoted := 0, false
-	for i := 0; i < len(text); i++ {
-		switch c := text[i]; {
-		case quoted && c == '\\':
-			i++
-		case c == '"':
-			quoted = !quoted
-		case quoted:
-		case c == '{' || c == '[':
-			if depth++; depth > maxNesting {
-				return true
-			}
-		case c == '}' || c == ']':
-			depth--
-		}
-	}
-	return false
+	return len(trimmed) > 0 && trimmed[0] == '{' && protocol.IsJSON(trimmed)
 }
