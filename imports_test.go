@@ -29,18 +29,19 @@ var house = map[string]struct{ ours, outside string }{
 	"broker/brokertest":    {"broker", ""},
 	"internal/feed":        {"broker", ""},
 	"protocol":             {"broker", ""},
+	"browser":              {"", ""},
 	"web":                  {"", ""},
 
 	"internal/transport/transporttest": {"internal/transport", ""},
 
-	".": {"broker internal/descriptors internal/feed internal/frame internal/handshake internal/reactor internal/stream internal/transport protocol web", ""},
+	".": {"broker browser internal/descriptors internal/feed internal/frame internal/handshake internal/reactor internal/stream internal/transport protocol web", ""},
 
 	"websocket":         {"internal/frame internal/handshake internal/netend", "golang.org/x/net"},
 	"internal/terminal": {"", "charm.land/bubbletea/v2 charm.land/bubbles/v2 charm.land/lipgloss/v2 github.com/charmbracelet/x/ansi"},
 
 	"internal/loadgen": {"internal/frame internal/handshake", "github.com/HdrHistogram/hdrhistogram-go"},
 
-	"cmd/fanfare":         {". websocket internal/descriptors internal/loadgen internal/terminal", "github.com/spf13/cobra github.com/spf13/pflag golang.org/x/sys golang.org/x/term"},
+	"cmd/fanfare":         {". websocket internal/descriptors internal/handshake internal/loadgen internal/terminal", "github.com/goccy/go-yaml github.com/spf13/cobra github.com/spf13/pflag golang.org/x/sys golang.org/x/term"},
 	"examples/embed":      {".", ""},
 	"internal/echoserver": {"websocket", ""},
 	"internal/echoclient": {"websocket", ""},

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"fanfare/browser"
 	"fanfare/internal/handshake"
 	"fanfare/web"
 )
@@ -77,8 +78,10 @@ func (s *Server) serveOwn(w http.ResponseWriter, r *http.Request, what string) {
 			return
 		}
 		s.writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
+	case "fanfare.js":
+		browser.Serve(w, r)
 	default:
-		s.refuse(w, errorf("not_found", "the server has nothing at /-/%.80s; it has /-/healthz and /-/readyz", what))
+		s.refuse(w, errorf("not_found", "the server has nothing at /-/%.80s; it has /-/healthz, /-/readyz and /-/fanfare.js", what))
 	}
 }
 

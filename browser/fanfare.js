@@ -1,0 +1,587 @@
+// The client of a Fanfare server, for browsers and Node.js: many channels over one connection in the conversation
+// fanfare.v1. The README beside this file says how to use it, fanfare.d.ts has the types.
+//
+// How nothing is lost or doubled. Each message carries a position. A subscription remembers that of the last message
+// it handed over, in sessionStorage too, and every new connection, after a cut or a refresh, subscribes from there.
+// Each publish has an id, and is kept (in sessionStorage too) and repeated with the same id and the same ?client= until
+// it is answered; the server takes an id once.
+
+const HANDSHAKE = 10_000   // ms until the server has said welcome
+const PROBE = 2_000        // ms for an answer when something suggests that the connection is dead
+const ASLEEP = 5_000       // ms between two ticks, which are one second apart: then this program did not run
+const LONGEST = 30_000     // ms that we wait at most before we try again
+const STABLE = 5_000       // ms after which a connection was a good one
+const REPEAT = 240_000     // ms for which an unanswered publish is repeated; the server knows its id for 300,000
+const QUEUE = 1_000        // publishes without an answer
+const KEPT = 1_000_000     // characters of them that survive a refresh
+const BUFFER = 1_000       // messages that wait for an iterator; then the subscription pauses at the server
+
+const passing = ['timeout', 'shutting_down', 'internal']   // errors after which a command is repeated
+
+export class FanfareError extends Error {
+  name = 'FanfareError'
+  constructor(code, message) {
+    super(message)
+    this.code = code
+  }
+}
+
+export const connect = (url, options) => new Fanfare(url, options)
+
+// random returns 24 characters that nobody can guess. (randomUUID is for secure contexts only.)
+const random = () => Array.from(crypto.getRandomValues(new Uint8Array(24)), byte => (byte % 36).toString(36)).join('')
+
+// encode returns the fields that carry data: bytes as base64, everything else as JSON.
+export function encode(data) {
+  if (!(data instanceof ArrayBuffer || ArrayBuffer.isView(data))) return { data }
+  const bytes = data instanceof ArrayBuffer ? new Uint8Array(data) : new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
+  let text = ''
+  for (let i = 0; i < bytes.length; i += 8192) text += String.fromCharCode(...bytes.subarray(i, i + 8192))
+  return { encoding: 'base64', data: btoa(text) }
+}
+
+// decode turns a message's base64 back into bytes.
+export function decode(message) {
+  if (message.encoding === 'base64') {
+    message.data = Uint8Array.from(atob(message.data), letter => letter.charCodeAt())
+    delete message.encoding
+  }
+  return message
+}
+
+// kept is how many bytes a publish has as the server keeps it.
+function kept({ data, encoding }) {
+  if (encoding) return data.length * 3 / 4
+  return new TextEncoder().encode(typeof data === 'string' ? data : JSON.stringify(data)).length
+}
+
+// home is where a server is to be found: at a URL, or where this module was loaded from.
+function home(url) {
+  const from = globalThis.location?.href
+  if (url === undefined && import.meta.url.endsWith('/-/fanfare.js')) return new URL('connect', import.meta.url)
+  if (url === undefined && !from) throw new FanfareError('bad_url', 'connect needs the URL of a server: this module was not loaded from one')
+  const at = new URL(url ?? '/', from)
+  at.pathname = at.pathname.replace(/\/*(-\/connect)?$/, '/-/connect')
+  return at
+}
+
+// later throws an error where nobody catches it: in the console, as an 'error' event of the window.
+const later = error => { setTimeout(() => { throw error }) }
+
+// A Store is a part of a Storage. It may be forbidden, or full; then the page forgets, and works.
+class Store {
+  #storage
+  #prefix
+  constructor(storage, prefix) {
+    this.#prefix = prefix
+    try { this.#storage = storage === undefined ? globalThis.sessionStorage : storage } catch { }
+  }
+  get(key) { try { return this.#storage.getItem(this.#prefix + key) ?? undefined } catch { } }
+  set(key, value) { try { this.#storage.setItem(this.#prefix + key, value); return true } catch { return false } }
+  remove(key) { try { this.#storage.removeItem(this.#prefix + key) } catch { } }
+  keys(start) {
+    try {
+      const whole = this.#prefix + start
+      return Object.keys(this.#storage).filter(key => key.startsWith(whole)).map(key => key.slice(this.#prefix.length)).sort()
+    } catch { return [] }
+  }
+}
+
+// A Line is one WebSocket, until it ends, of which it tells once. It is judged by when we last heard something, not by
+// counting ticks: timers of a page in the background come once a minute, those of a sleeping device not at all.
+class Line {
+  #ws
+  #onend
+  #heard = Date.now()
+  #patience = HANDSHAKE
+  #heartbeat
+  constructor(ws, onmessage, onend) {
+    this.#ws = ws
+    this.#onend = onend
+    ws.onmessage = event => {
+      this.#heard = Date.now()
+      if (this.#heartbeat) this.#patience = this.#heartbeat * 1.5
+      onmessage(JSON.parse(event.data))
+    }
+    ws.onclose = ({ code, reason }) => this.end(new FanfareError('disconnected', reason || `the connection was lost (${code})`))
+    ws.onerror = () => { }   // a close follows
+  }
+  welcome(heartbeat) {
+    this.#heartbeat = heartbeat
+    this.#patience = heartbeat * 1.5
+  }
+  say(text) { if (this.#ws.readyState === 1) this.#ws.send(text) }
+  look() {
+    const silent = Date.now() - this.#heard
+    if (silent < 0) this.#heard = Date.now()   // the clock was put back
+    if (silent > this.#patience) this.end(new FanfareError('silent', `nothing was heard from the server for ${Math.round(silent / 1000)} seconds`))
+  }
+  probe() {
+    this.look()
+    const silent = Date.now() - this.#heard
+    if (!this.#heartbeat || silent < PROBE) return
+    this.#patience = Math.min(this.#patience, silent + PROBE)
+    this.say('{"type":"ping"}')
+    setTimeout(() => this.look(), PROBE + 1)
+  }
+  end(error, retry) {
+    const tell = this.#onend
+    if (!tell) return
+    this.#onend = this.#ws.onmessage = this.#ws.onclose = null
+    this.#ws.close(1000)
+    tell(error, retry)
+  }
+}
+
+// A Fanfare is what outlives connections: subscriptions, and commands without an answer.
+class Fanfare extends EventTarget {
+  state = 'connecting'   // open, waiting (for retryAt), closed
+  error                  // why it is not open
+  retryAt                // ms since 1970
+  session                // this connection's name in join and leave
+  onstate                // called with each change of state
+
+  #url
+  #options
+  #store
+  #client
+  #line
+  #subscriptions = new Map()   // by channel or pattern
+  #calls = new Map()           // by id: {text, resolve, reject, again, sent, first, stored, forget}
+  #publishes = 0
+  #stored = 0                  // characters
+  #serial = 0
+  #limit = Infinity            // bytes of a message
+  #failures = 0
+  #openedAt = 0
+  #notBefore = 0
+  #retrying
+  #ticking
+  #ticked = Date.now()
+  #unlisten = new AbortController()
+
+  constructor(url, options = {}) {
+    super()
+    this.#url = home(url)
+    this.#url.protocol = this.#url.protocol.replace('http', 'ws')
+    this.#url.hash = ''
+    this.name = options.name
+    this.#options = options
+    this.#store = new Store(options.storage, `fanfare:${this.#url.origin}${this.#url.pathname} `)
+    this.#client = this.#store.get('client') ?? random()
+    this.#store.set('client', this.#client)
+    this.#restore()
+    this.#listen()
+    this.#dial()
+  }
+
+  // ---- What a program calls -------------------------------------------------
+
+  subscribe(channel, options = {}) {
+    if (typeof options === 'function') options = { onMessage: options }
+    if (this.state === 'closed') throw this.#ended()
+    if (this.#subscriptions.has(channel)) throw new FanfareError('already_subscribed', `there is a subscription to ${channel} already`)
+    const subscription = new Subscription(channel, options, options.since ?? this.position(channel), {
+      join: () => this.#join(subscription),
+      leave: () => this.#leave(subscription),
+      forget: () => this.#subscriptions.delete(channel),
+      save: position => this.#store.set('at ' + channel, position),
+      presence: () => this.presence(channel),
+    })
+    this.#subscriptions.set(channel, subscription)
+    if (this.state === 'open') this.#join(subscription)
+    return subscription
+  }
+
+  async publish(channel, data, { key, signal } = {}) {
+    if (this.#publishes >= QUEUE) throw new FanfareError('queue_full', `${QUEUE} messages wait for an answer already`)
+    const fields = encode(data)
+    if (JSON.stringify(fields.data) === undefined) throw new FanfareError('bad_data', 'data must be bytes or what JSON can say')
+    const { position } = await this.#ask({ type: 'publish', channel, key, ...fields }, { again: true, signal, publish: true })
+    return position
+  }
+
+  async history(channel, { since, limit, signal } = {}) {
+    const { messages, position, gap = false, more = false } = await this.#ask({ type: 'history', channel, since, limit }, { again: true, signal })
+    return { channel, messages: messages.map(decode), position, gap, more }
+  }
+
+  async presence(channel, { limit, signal } = {}) {
+    const { count, members } = await this.#ask({ type: 'presence', channel, limit }, { again: true, signal })
+    return { channel, count, members }
+  }
+
+  async request(method, data, { signal } = {}) {
+    return (await this.#ask({ type: 'request', method, data }, { signal })).data
+  }
+
+  // position is after which message a subscription of this tab to the channel goes on.
+  position(channel) { return this.#store.get('at ' + channel) }
+
+  // reconnect leaves the connection, if there is one, for a new one, now.
+  reconnect() {
+    if (this.state === 'closed') return
+    this.#failures = this.#notBefore = 0
+    this.#line?.end(new FanfareError('disconnected', 'a new connection was asked for'))
+    this.#dial()
+  }
+
+  close() { this.#finish() }
+
+  // ---- The connection -------------------------------------------------------
+
+  #set(state, error, retryAt) {
+    Object.assign(this, { state, error, retryAt })
+    const event = Object.assign(new Event('state'), { state, error, retryAt })
+    try { this.onstate?.(event) } catch (thrown) { later(thrown) }
+    this.dispatchEvent(event)
+  }
+
+  #dial() {
+    clearTimeout(this.#retrying)
+    const Socket = this.#options.WebSocket ?? globalThis.WebSocket
+    if (!Socket) throw new FanfareError('no_websocket', 'there is no WebSocket here: pass one as the option WebSocket')
+    const url = new URL(this.#url)
+    url.searchParams.set('client', this.#client)
+    if (this.name) url.searchParams.set('name', this.name)
+    const line = this.#line = new Line(new Socket(url.href, 'fanfare.v1'),
+      message => { if (line === this.#line) this.#hear(message) },
+      (error, retry) => { if (line === this.#line) this.#lost(error, retry) })
+    this.#set('connecting', this.error)
+  }
+
+  // lost says what becomes of us without a connection. retry: ms, from the server; null: somebody wakes us.
+  #lost(error, retry) {
+    this.#line = this.session = undefined
+    if (this.#openedAt && Date.now() - this.#openedAt > STABLE) this.#failures = 0
+    this.#openedAt = 0
+    for (const subscription of this.#subscriptions.values()) subscription.live = subscription.asked = false
+    for (const [id, call] of this.#calls) {
+      if (call.sent && !call.again) this.#settle(id, 'reject', error)
+      call.sent = false
+    }
+    this.#notBefore = Date.now() + (retry ?? 0)
+    clearTimeout(this.#retrying)
+    if (retry === null) return this.#set('waiting', error)
+    // Full jitter: a thousand pages that lost one server do not come back in one instant.
+    const wait = retry !== undefined ? retry * (1 + Math.random()) : Math.random() * Math.min(LONGEST, 500 * 2 ** this.#failures++)
+    this.#retrying = setTimeout(() => this.#dial(), wait)
+    this.#set('waiting', error, Date.now() + wait)
+  }
+
+  #hear(message) {
+    switch (message.type) {
+      case 'welcome':
+        this.session = message.session
+        this.#limit = message.limits?.message ?? Infinity
+        this.#line.welcome(message.heartbeat)
+        this.#introduce(this.#line)
+        break
+      case 'ok': case 'response':
+        this.#settle(message.id, 'resolve', message)
+        break
+      case 'error':
+        this.#refused(message)
+        break
+      case 'message': case 'gap': case 'join': case 'leave':
+        this.#subscriptions.get(message.pattern ?? message.channel)?.hear(message)
+        break
+      case 'bye': {
+        const error = new FanfareError(message.code, message.message)
+        if (message.retry === undefined) this.#finish(error)
+        else this.#line.end(error, message.retry)
+      }
+    }
+  }
+
+  // introduce says who we are, and then everything that waits.
+  async #introduce(line) {
+    const { token } = this.#options
+    try {
+      const secret = typeof token === 'function' ? await token() : token
+      if (line !== this.#line) return
+      if (secret) await this.#ask({ type: 'auth', token: secret }, {}, true)
+    } catch (error) {
+      if (line !== this.#line) return
+      if (error.code !== 'no_authentication') {
+        // Another token may do; the same one will not.
+        return typeof token === 'function' || passing.includes(error.code) ? line.end(error) : this.#finish(error)
+      }
+    }
+    if (line !== this.#line) return
+    this.#openedAt = Date.now()
+    for (const subscription of this.#subscriptions.values()) this.#join(subscription)
+    for (const [id, call] of this.#calls) if (!call.sent) this.#say(id, call)
+    this.#set('open')   // now, so that what is published in answer to this comes behind what waited
+  }
+
+  // finish is the end: asked for, or (with an error) because coming back would end the same way.
+  #finish(error) {
+    if (this.state === 'closed') return
+    const line = this.#line
+    this.#line = undefined
+    clearTimeout(this.#retrying)
+    clearInterval(this.#ticking)
+    this.#unlisten.abort()
+    this.#set('closed', error)
+    line?.end()
+    for (const id of this.#calls.keys()) this.#settle(id, 'reject', this.#ended())
+    for (const subscription of this.#subscriptions.values()) error ? subscription.fail(error) : subscription.close()
+  }
+
+  #ended() { return this.error ?? new FanfareError('closed', 'the connection was closed by this program') }
+
+  // listen to what tells that the connection may be dead, or may be had again.
+  #listen() {
+    const wake = () => {
+      if (this.#line) this.#line.probe()
+      else if (Date.now() >= this.#notBefore) this.#dial()
+    }
+    // A page that is put away leaves politely: browsers keep no page with an open connection, and a frozen one reads nothing.
+    const rest = () => {
+      clearTimeout(this.#retrying)
+      this.#line?.end(new FanfareError('disconnected', 'the page was put away'), null)
+    }
+    const listening = { signal: this.#unlisten.signal }
+    const on = (target, type, what) => target?.addEventListener?.(type, what, listening)
+    const { document } = globalThis
+    on(globalThis, 'online', () => { this.#failures = 0; wake() })
+    on(globalThis, 'offline', () => this.#line?.end(new FanfareError('offline', 'this device is offline')))
+    on(globalThis, 'focus', wake)
+    on(globalThis, 'pageshow', wake)
+    on(globalThis, 'pagehide', rest)
+    on(document, 'freeze', rest)
+    on(document, 'resume', wake)
+    on(document, 'visibilitychange', () => { if (!document.hidden) wake() })
+    this.#ticking = setInterval(() => {
+      const slept = Date.now() - this.#ticked > ASLEEP
+      this.#ticked = Date.now()
+      slept ? wake() : this.#line?.look()
+    }, 1000)
+  }
+
+  // ---- Subscriptions and commands ---------------------------------------------
+
+  #join(subscription) {
+    if (subscription.paused) return
+    const { channel, received: since, options: { presence, slow } } = subscription
+    const line = this.#line
+    subscription.asked = true
+    this.#call({ type: 'subscribe', channel, since, presence, slow }, {
+      resolve: answer => subscription.joined(answer),
+      reject: error => {
+        if (line !== this.#line) return   // the next connection asks again
+        subscription.asked = false
+        if (!passing.includes(error.code)) subscription.fail(error) || later(error)
+        else setTimeout(() => { if (line === this.#line && this.#subscriptions.get(channel) === subscription) this.#join(subscription) }, 1000)
+      },
+    }, true)
+  }
+
+  #leave(subscription) {
+    if (subscription.asked) this.#line.say(JSON.stringify({ type: 'unsubscribe', channel: subscription.channel }))
+    subscription.live = subscription.asked = false
+  }
+
+  #ask(message, how, now) { return new Promise((resolve, reject) => this.#call(message, { ...how, resolve, reject }, now)) }
+
+  // call sends a command when there is a connection. With again it is repeated over the next ones until it is
+  // answered, otherwise the end of the connection is its end. Its answer comes by resolve or reject, at once and not in
+  // a microtask: the message behind it may be delivered before that.
+  #call(message, { resolve, reject, again, signal, publish }, now = this.state === 'open') {
+    if (this.state === 'closed') return reject(this.#ended())
+    if (signal?.aborted) return reject(signal.reason)
+    const id = Date.now().toString(36) + (this.#serial++).toString(36).padStart(6, '0') + this.#client.slice(0, 4) + random().slice(0, 4)
+    const call = { text: JSON.stringify({ ...message, id }), resolve, reject, again, publish }
+    if (signal) {
+      const abort = () => this.#settle(id, 'reject', signal.reason)
+      signal.addEventListener('abort', abort)
+      call.forget = () => signal.removeEventListener('abort', abort)
+    }
+    this.#calls.set(id, call)
+    if (publish) this.#publishes++
+    if (now) this.#say(id, call)
+    else this.#keep(id, call)
+  }
+
+  #say(id, call) {
+    if (call.publish) {
+      const { text } = call
+      if (text.length * 3 > this.#limit && kept(JSON.parse(text)) > this.#limit) {
+        return this.#settle(id, 'reject', new FanfareError('too_big', `the message has more than ${this.#limit} bytes, which is what a message may have`))
+      }
+      if (call.first && Date.now() - call.first > REPEAT) {
+        return this.#settle(id, 'reject', new FanfareError('unknown_outcome', `the message was sent ${REPEAT / 60000} minutes ago or more, and no answer came: it may have been published or not`))
+      }
+      if (!call.first) {
+        call.first = Date.now()
+        this.#keep(id, call)
+      }
+    }
+    call.sent = true
+    this.#line.say(call.text)
+  }
+
+  #settle(id, how, value) {
+    const call = this.#calls.get(id)
+    if (!call) return
+    this.#calls.delete(id)
+    call.forget?.()
+    if (call.publish) this.#publishes--
+    if (call.stored) {
+      this.#stored -= call.text.length
+      this.#store.remove('out ' + id)
+    }
+    call[how](value)
+  }
+
+  #refused({ id, code, message }) {
+    const call = this.#calls.get(id)
+    const error = new FanfareError(code, message)
+    if (!call) return console.error(error)   // nobody waits for it
+    if (!call.again || !passing.includes(code)) return this.#settle(id, 'reject', error)
+    setTimeout(() => { if (this.state === 'open' && this.#calls.get(id) === call) this.#say(id, call) }, 500 + Math.random() * 1500)
+  }
+
+  // keep has a publish survive a refresh.
+  #keep(id, call) {
+    if (!call.publish || !call.stored && this.#stored + call.text.length > KEPT) return
+    const stored = this.#store.set('out ' + id, JSON.stringify([call.first ?? 0, call.text]))
+    if (stored && !call.stored) this.#stored += call.text.length
+    call.stored ||= stored
+  }
+
+  #restore() {
+    for (const key of this.#store.keys('out ')) {
+      try {
+        const [first, text] = JSON.parse(this.#store.get(key))
+        const failed = error => later(error)
+        this.#calls.set(key.slice(4), { text, first, again: true, publish: true, stored: true, resolve() { }, reject: failed })
+        this.#publishes++
+        this.#stored += text.length
+      } catch { this.#store.remove(key) }
+    }
+  }
+}
+
+// A Subscription is one channel, or pattern, that is read by callbacks or by an iterator.
+class Subscription {
+  position   // after the last message that was handed over
+  count      // how many are here, if presence was asked for
+  received   // after the last message that arrived
+  live = false    // the server has said ok, over this connection
+  asked = false   // and has been asked
+  paused = false  // until the iterator has taken what waits
+  options
+  #server
+  #queue = []      // what waits for the iterator
+  #over = false
+  #error
+  #wake
+
+  constructor(channel, options, since, server) {
+    this.channel = channel
+    this.options = options
+    this.position = this.received = since
+    this.#server = server
+  }
+
+  close() {
+    if (this.#over) return
+    this.#queue = []
+    this.#server.leave()
+    this.#end()
+  }
+
+  // The position moves on when the program comes for the next message, or leaves the loop.
+  async *[Symbol.asyncIterator]() {
+    try {
+      for (;;) {
+        const item = this.#queue.shift()
+        if (!item) {
+          if (this.#error) throw this.#error
+          if (this.#over) return
+          if (this.paused) {
+            this.paused = false
+            this.#server.join()
+          }
+          await new Promise(wake => { this.#wake = wake })
+        } else if (item.type === 'gap') {
+          this.#hand('onGap', item)
+        } else {
+          try { yield item } finally { this.#handed(item) }
+        }
+      }
+    } finally {
+      this.close()
+    }
+  }
+
+  // ---- What the connection calls ----------------------------------------------
+
+  joined({ position, count, members }) {
+    if (this.#over || !this.asked) return
+    this.live = true
+    if (this.received === undefined) {
+      this.received = position
+      this.#handed({ position })
+    }
+    if (this.options.presence) this.#present({ channel: this.channel, count, members })
+  }
+
+  hear(message) {
+    if (!this.live) return   // a subscription of before
+    if (message.type === 'join' || message.type === 'leave') {
+      this.count = message.count
+      return this.#call(message.type === 'join' ? 'onJoin' : 'onLeave', message)
+    }
+    if (message.reason === 'presence') {
+      this.#server.presence().then(present => this.#present(present), () => { })
+      return
+    }
+    this.received = message.position ?? this.received
+    decode(message)
+    if (this.options.onMessage) return this.#hand(message.type === 'gap' ? 'onGap' : 'onMessage', message)
+    if (this.#queue.push(message) >= BUFFER) {
+      this.#server.leave()
+      this.paused = true
+    }
+    this.#wake?.()
+  }
+
+  // fail ends it with an error, and reports whether somebody is told.
+  fail(error) {
+    this.#error = error
+    this.#end()
+    this.#call('onError', error)
+    return this.options.onError || !this.options.onMessage
+  }
+
+  #end() {
+    this.#over = true
+    this.live = this.asked = false
+    this.#server.forget()
+    this.#wake?.()
+  }
+
+  #call(callback, value) {
+    try { this.options[callback]?.(value, this) } catch (error) { later(error) }
+  }
+
+  #hand(callback, message) {
+    this.#call(callback, message)
+    this.#handed(message)
+  }
+
+  // handed comes after the program had the message, in the same task: a page that is killed in between gets it again.
+  #handed({ position }) {
+    if (!position) return
+    this.position = position
+    this.#server.save(position)
+  }
+
+  #present(present) {
+    this.count = present.count
+    this.#call('onPresence', present)
+  }
+}
