@@ -135,6 +135,13 @@ type Config struct {
 	// this much.
 	MaxMessage int
 
+	// MaxSubscriptions is how many channels and patterns one connection may read
+	// at a time. Default 1,000.
+	MaxSubscriptions int
+	// IDWindow is for how long a publication that is repeated with the same id is
+	// known again, by the default broker. Default 5 minutes.
+	IDWindow time.Duration
+
 	// Heartbeat is after how much silence a client is pinged. Default 25
 	// seconds: proxies tend to cut what is silent for 60.
 	Heartbeat time.Duration
@@ -189,6 +196,7 @@ func (c Config) withDefaults() (Config, error) {
 		def   time.Duration
 	}{
 		{"HistoryAge", &c.HistoryAge, time.Hour},
+		{"IDWindow", &c.IDWindow, 5 * time.Minute},
 		{"Heartbeat", &c.Heartbeat, 25 * time.Second},
 		{"HeartbeatTimeout", &c.HeartbeatTimeout, 10 * time.Second},
 		{"WriteTimeout", &c.WriteTimeout, 10 * time.Second},
@@ -209,6 +217,7 @@ func (c Config) withDefaults() (Config, error) {
 	}{
 		{"HistoryBytes", &c.HistoryBytes, 1 << 20},
 		{"MaxMessage", &c.MaxMessage, 1 << 20},
+		{"MaxSubscriptions", &c.MaxSubscriptions, 1000},
 		{"MaxLag", &c.MaxLag, 1 << 20},
 	} {
 		if *n.value < 0 {

@@ -1,9 +1,75 @@
 package fanfare
 
-import "fanfare/internal/feed"
+import (
+	"reflect"
+
+	"fanfare/internal/feed"
+)
+
+// Reload has the server go on with other settings, for everybody who is there
+// already too: History, HistoryAge, HistoryBytes, SlowReaders, MaxLag, Channels,
+// MaxSubscriptions and Origins. What becomes of slow readers counts for whoever
+// subscribes from now on. How long a broker of the program's own keeps messages
+// is its own matter, unless it is a [broker.Retainer].
+//
+// The rest takes effect at the next start: a warning in the log names what of it
+// is other now. Hooks and Logger are not looked at, and nor is a nil Broker. After an
+// error everything is as it was.
+func (s *Server) Reload(cfg Config) error {
+	other := cfg.Broker != nil && !(reflect.ValueOf(cfg.Broker).Comparable() && cfg.Broker == s.broker)
+	cfg.Broker, cfg.Hooks, cfg.Logger = s.broker, s.cfg.Hooks, s.log
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return err
+	}
+	if s.closing.Load() {
+		return ErrServerClosed
+	}
+	was := &s.cfg
+	for name, changed := range map[string]bool{
+		"Broker":           other,
+		"MaxMessage":       cfg.MaxMessage != was.MaxMessage,
+		"IDWindow":         cfg.IDWindow != was.IDWindow,
+		"Heartbeat":        cfg.Heartbeat != was.Heartbeat,
+		"HeartbeatTimeout": cfg.HeartbeatTimeout != was.HeartbeatTimeout,
+		"WriteTimeout":     cfg.WriteTimeout != was.WriteTimeout,
+		"CloseTimeout":     cfg.CloseTimeout != was.CloseTimeout,
+		"MessageTimeout":   cfg.MessageTimeout != was.MessageTimeout,
+	} {
+		if changed {
+			s.log.Warn("a setting takes effect at the next start", "setting", "Config."+name)
+		}
+	}
+	next := s.cfg // with what cannot change
+	next.History, next.HistoryAge, next.HistoryBytes = cfg.History, cfg.HistoryAge, cfg.HistoryBytes
+	next.SlowReaders, next.MaxLag = cfg.SlowReaders, cfg.MaxLag
+	next.Channels, next.Origins, next.MaxSubscriptions = cfg.Channels, cfg.Origins, cfg.MaxSubscriptions
+	s.now.Store(&next)
+
+	s.mu.Lock()
+	open := make([]*channel, 0, len(s.channels))
+	for _, c := range s.channels {
+		open = append(open, c)
+	}
+	s.mu.Unlock()
+	for _, c := range open {
+		c.retain(s.retention)
+	}
+	return nil
+}
 
 // retention is what the feed of a channel keeps by the settings of the moment.
 func (s *Server) retention(channel string) feed.Retention {
 	settings := s.now.Load().channel(channel)
 	return settings.retention()
+}
+
+// retain has the feed keep what the settings of the moment say. A channel that is
+// about to open will ask for itself, under mu as this does.
+func (c *channel) retain(retention func(channel string) feed.Retention) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.live != nil {
+		c.live.Retain(retention(c.name))
+	}
 }

@@ -27,8 +27,8 @@ func fromEnvironment(flags *pflag.FlagSet, lookup func(string) (string, bool)) e
 			return
 		}
 		values := []string{value}
-		if l, ok := f.Value.(*list); ok {
-			values = strings.Split(value, l.separator)
+		if several, ok := f.Value.(interface{ separatedBy() string }); ok {
+			values = strings.Split(value, several.separatedBy())
 		}
 		for _, v := range values {
 			if err := f.Value.Set(strings.TrimSpace(v)); err != nil {
@@ -55,7 +55,8 @@ func (l *list) String() string {
 	}
 	return strings.Join(*l.values, l.separator)
 }
-func (l *list) Type() string { return "value" }
+func (l *list) Type() string        { return "value" }
+func (l *list) separatedBy() string { return l.separator }
 func (l *list) Set(s string) error {
 	if l.check != nil {
 		if err := l.check(s); err != nil {

@@ -6,7 +6,7 @@ import "errors"
 const (
 	exitFine    = 0
 	exitOther   = 1 // whatever the others do not say
-	exitUsage   = 2 // the command line or the environment is wrong
+	exitUsage   = 2 // the command line, the environment or the configuration file is wrong
 	exitConnect = 4 // no connection came about
 	exitClosed  = 5 // a connection was closed, and not as it should
 )

@@ -10,16 +10,17 @@ import (
 	"strings"
 )
 
-// onlyHosts refuses requests for host names that are not this machine's.
+// onlyHosts refuses requests for host names that are neither this machine's nor
+// among names at the moment.
 //
 // A page anywhere may have its own name resolve to 127.0.0.1 (DNS rebinding).
 // For the browser that page then has our origin, and whoever visits it lends it
 // the way through to a server that listens for this machine alone. What gives it
 // away is the name, which the browser sends as Host. Addresses need no name
 // resolved, so they are all fine.
-func onlyHosts(names []string, next http.Handler) http.Handler {
+func onlyHosts(names func() []string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if knownHost(r.Host, names) {
+		if knownHost(r.Host, names()) {
 			next.ServeHTTP(w, r)
 			return
 		}

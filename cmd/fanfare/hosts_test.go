@@ -33,7 +33,7 @@ func TestOnlyHosts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	outside := httptest.NewServer(onlyHosts([]string{"chat.example.com"}, srv))
+	outside := httptest.NewServer(onlyHosts(func() []string { return []string{"chat.example.com"} }, srv))
 	defer outside.Close()
 	defer srv.Shutdown(context.Background())
 	for host, ok := range map[string]bool{

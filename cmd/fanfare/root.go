@@ -45,7 +45,13 @@ func run(args []string, std stdio) int {
 	if err == nil {
 		return exitFine
 	}
-	if text := err.Error(); text != "" {
+	var many mistakes
+	switch text := err.Error(); {
+	case errors.As(err, &many):
+		for _, line := range many {
+			std.say("%s", line)
+		}
+	case text != "":
 		std.say("%s", text)
 	}
 	code := exitCode(err)

@@ -9,12 +9,15 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/signal"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"fanfare"
 	"fanfare/internal/descriptors"
@@ -47,25 +50,9 @@ func newHTTPServer(handler http.Handler, logger *slog.Logger, t timeouts) *http.
 	}
 }
 
-type serveFlags struct {
-	listen           string
-	open             bool
-	grace            time.Duration
-	heartbeat        time.Duration
-	heartbeatTimeout time.Duration
-	maxMessage       size
-	origins          []string
-	hosts            []string
-	history          int
-	historyAge       time.Duration
-	slowReaders      []string
-	maxLag           []string
-	logLevel         string
-	logFormat        string
-}
-
 func serveCommand(std stdio) *cobra.Command {
-	f := serveFlags{maxMessage: 1 << 20}
+	s := service{std: std, given: defaultSettings()}
+	check := false
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the server",
@@ -83,8 +70,26 @@ A client that reads too slowly makes nobody wait. When it lags more than
 ?slow=: with catch-up it reads on from history as far as that reaches, with
 skip it goes on with the newest message, with latest with the newest for each
 key, and with close it is disconnected, with code 1013 and the position to
-resume from. It is told how many messages it missed. Where several patterns
-fit a channel, the first counts.
+resume from. It is told how many messages it missed.
+
+History and slow readers can be set for some channels, by pattern. Where
+several patterns fit a channel, the first that says a setting counts for it.
+
+--config names a file, in YAML, with any of these settings under the same
+names, and with a list of channels:
+
+  history: 1000
+  origin: [https://app.example.com, "*.example.org"]
+  channels:
+    - pattern: tick/*
+      slow-readers: latest
+      max-lag: 64KiB
+
+Flags and the environment win over it. On SIGHUP it is read again: what can
+change while the server runs does so, for everyone who is there, and the log
+says what did and what needs a new start. A file with a mistake is refused with its
+line, and the settings stay as they are. --check only reads it, and says what
+is wrong.
 
 On Linux event loops serve the connections over TCP; over Unix sockets, and on
 other systems, each has goroutines of its own. With FANFARE_TRANSPORT=stream in
@@ -99,137 +104,166 @@ once, with exit code 1.`,
   fanfare serve --listen unix:/run/fanfare.sock    # behind a reverse proxy
   fanfare serve --listen 0.0.0.0:8765 --open       # for everyone who can reach it
   fanfare serve --slow-readers 'tick/*=latest'     # who lags there goes on with the newest for each ?key=
-  fanfare serve --slow-readers skip --max-lag 64KiB --max-lag 'files/**=16MiB'
+  fanfare serve --history 100 --history 'chat/**=10000' --history-age 'chat/**=168h'
+  fanfare serve --config fanfare.yaml              # then kill -HUP to have it read again
+  fanfare serve --config fanfare.yaml --check
   FANFARE_LISTEN=127.0.0.1:9000 fanfare serve`,
 		Args: arguments(cobra.NoArgs, "serve takes flags only, such as --listen 127.0.0.1:9000"),
-		RunE: func(*cobra.Command, []string) error { return serve(f, std) },
+		RunE: func(*cobra.Command, []string) error {
+			switch {
+			case !check:
+				return s.serve()
+			case s.config == "":
+				return usage(errors.New("--check reads a configuration file: say which with --config"))
+			}
+			if _, err := s.settings(); err != nil {
+				return err
+			}
+			fmt.Fprintf(std.out, "%s: ok\n", s.config)
+			return nil
+		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&f.listen, "listen", "127.0.0.1:8765", "address to listen on: host:port, or unix:/path/to.sock")
-	flags.BoolVar(&f.open, "open", false, "allow an address that others can reach, though nobody is asked who they are")
-	flags.DurationVar(&f.grace, "grace", 10*time.Second, "how long a shutdown waits for clients to leave")
-	flags.DurationVar(&f.heartbeat, "heartbeat", 25*time.Second, "ping a client after so much silence")
-	flags.DurationVar(&f.heartbeatTimeout, "heartbeat-timeout", 10*time.Second, "drop a client that did not answer a ping for so long")
-	flags.Var(&f.maxMessage, "max-message", "the largest message, over a WebSocket or in a POST")
-	flags.Var(&list{&f.origins, ",", nil}, "origin", `let web pages of this origin connect too, "https://app.example.com" or "*.example.com"; repeatable`)
-	flags.Var(&list{&f.hosts, ",", checkHost}, "host", `without --open: answer for this name too, as a reverse proxy passes it on, "chat.example.com"; repeatable`)
-	flags.IntVar(&f.history, "history", 256, "messages kept for each channel; 0 keeps none")
-	flags.DurationVar(&f.historyAge, "history-age", time.Hour, "how long they are kept")
-	flags.Var(channelSetting(slowReaders).flag(&f.slowReaders), "slow-readers", `what becomes of a client that lags: catch-up, skip, latest or close; with a pattern for some channels, "tick/*=latest"; repeatable (default catch-up)`)
-	flags.Var(channelSetting(maxLag).flag(&f.maxLag), "max-lag", `how far it may lag before that, in bytes of messages; with a pattern for some channels, "tick/*=64KiB"; repeatable (default 1MiB)`)
-	flags.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
-	flags.StringVar(&f.logFormat, "log-format", "text", "text or json")
+	s.flags = s.given.flags()
+	flags.AddFlagSet(s.flags)
+	flags.StringVar(&s.config, "config", "", "a file, in YAML, with settings for what neither flags nor the environment say; read again on SIGHUP")
+	flags.BoolVar(&check, "check", false, "only read the file, say what is wrong with it, and exit")
 	return cmd
 }
 
-// config is what the flags mean to fanfare.New. Errors are wrong usage.
-func (f *serveFlags) config(std stdio) (fanfare.Config, error) {
-	for _, d := range []struct {
-		flag  string
-		value time.Duration
-	}{
-		{"grace", f.grace}, {"heartbeat", f.heartbeat}, {"heartbeat-timeout", f.heartbeatTimeout}, {"history-age", f.historyAge},
-	} {
-		if d.value <= 0 {
-			return fanfare.Config{}, usage(fmt.Errorf("--%s is %v: it must be longer than nothing", d.flag, d.value))
+// A service is `fanfare serve`.
+type service struct {
+	// static once it serves
+	std    stdio
+	given  *settings      // from flags and the environment, else the defaults
+	flags  *pflag.FlagSet // given's
+	config string         // the configuration file's name; empty: none
+	log    *slog.Logger
+	server *fanfare.Server
+
+	level slog.LevelVar
+	now   atomic.Pointer[settings] // what counts; reload replaces it
+}
+
+// settings reads the configuration file, if there is one.
+func (s *service) settings() (*settings, error) {
+	now := s.given
+	if s.config != "" {
+		var err error
+		if now, err = withFile(s.config, s.given, s.flags.Changed); err != nil {
+			return nil, err
 		}
 	}
-	if f.history < 0 {
-		return fanfare.Config{}, usage(fmt.Errorf("--history is %d: it must be 0 or more", f.history))
+	if !now.open {
+		if err := onlyLocal(now.listen); err != nil {
+			return nil, err
+		}
 	}
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
-		return fanfare.Config{}, usage(fmt.Errorf("--log-level is %q: it must be debug, info, warn or error", f.logLevel))
+	return now, nil
+}
+
+// reload reads the configuration file anew, and has the server go on with what it
+// says now.
+func (s *service) reload() {
+	next, err := s.settings()
+	if err != nil {
+		for line := range strings.Lines(err.Error()) {
+			s.log.Error("the settings stay as they are", "error", strings.TrimSpace(line))
+		}
+		return
 	}
-	var handler slog.Handler
-	switch options := (&slog.HandlerOptions{Level: level}); f.logFormat {
-	case "text":
-		handler = slog.NewTextHandler(std.err, options)
-	case "json":
-		handler = slog.NewJSONHandler(std.err, options)
-	default:
-		return fanfare.Config{}, usage(fmt.Errorf("--log-format is %q: it must be text or json", f.logFormat))
+	was := s.now.Load()
+	before, after := was.flags(), next.flags()
+	for _, name := range atStart {
+		then, wanted := before.Lookup(name).Value.String(), after.Lookup(name)
+		if wanted.Value.String() != then {
+			s.log.Warn("a setting takes effect at the next start", "setting", name, "now", then, "then", wanted.Value.String())
+			_ = wanted.Value.Set(then) // it is one already
+		}
 	}
-	history := f.history
-	if history == 0 {
-		history = -1 // fanfare.Config's zero is its default
+	cfg := next.config()
+	cfg.Logger = s.log
+	if err := s.server.Reload(cfg); err != nil {
+		s.log.Error("the settings stay as they are", "error", err)
+		return
 	}
-	cfg := fanfare.Config{
-		Heartbeat:        f.heartbeat,
-		HeartbeatTimeout: f.heartbeatTimeout,
-		MaxMessage:       int(f.maxMessage),
-		Origins:          f.origins,
-		History:          history,
-		HistoryAge:       f.historyAge,
-		Logger:           slog.New(handler),
-	}
-	channelSetting(slowReaders).apply(f.slowReaders, &cfg)
-	channelSetting(maxLag).apply(f.maxLag, &cfg)
-	return cfg, nil
+	s.level.Set(next.logs())
+	s.now.Store(next)
+	s.log.Info("read the configuration again", "file", s.config, "changed", changes(was.facts(), next.facts()))
 }
 
 // serve runs the server until it is told to end by a signal.
-func serve(f serveFlags, std stdio) error {
+func (s *service) serve() error {
 	interrupted, stop := untilInterrupted(func() {
-		std.say("shutting down, for at most %v; Ctrl-C again ends at once", f.grace)
+		s.std.say("shutting down, for at most %v; Ctrl-C again ends at once", s.now.Load().grace)
 	})
 	defer stop()
-	return serveUntil(interrupted, f, serveTimeouts(), std)
+	return s.serveUntil(interrupted, serveTimeouts())
 }
 
 // serveUntil runs the server until interrupted ends.
-func serveUntil(interrupted context.Context, f serveFlags, t timeouts, std stdio) error {
-	cfg, err := f.config(std)
+func (s *service) serveUntil(interrupted context.Context, t timeouts) error {
+	hangups := make(chan os.Signal, 1)
+	if s.config != "" { // else a terminal that hangs up ends us, as is usual
+		signal.Notify(hangups, syscall.SIGHUP)
+		defer signal.Stop(hangups)
+	}
+	now, err := s.settings()
 	if err != nil {
 		return err
 	}
-	if !f.open {
-		if err := onlyLocal(f.listen); err != nil {
-			return err
-		}
-	}
-	listener, err := listen(f.listen)
+	s.now.Store(now)
+	s.level.Set(now.logs())
+	s.log = now.logger(s.std.err, &s.level)
+	listener, err := listen(now.listen)
 	if err != nil {
 		return err
 	}
 	defer listener.Close()
-	srv, err := fanfare.New(cfg)
-	if err != nil {
+	cfg := now.config()
+	cfg.Logger = s.log
+	if s.server, err = fanfare.New(cfg); err != nil {
 		return usage(errors.New(strings.TrimPrefix(strings.TrimPrefix(err.Error(), "fanfare: "), "Config.")))
 	}
-	handler := http.Handler(srv)
-	if !f.open && !strings.HasPrefix(f.listen, "unix:") {
-		handler = onlyHosts(f.hosts, srv)
+	handler := http.Handler(s.server)
+	if !now.open && !strings.HasPrefix(now.listen, "unix:") {
+		handler = onlyHosts(func() []string { return s.now.Load().hosts }, s.server)
 	}
-	server := newHTTPServer(handler, cfg.Logger, t)
-	guarded := descriptors.NewListener(listener, server, cfg.Logger)
+	server := newHTTPServer(handler, s.log, t)
+	guarded := descriptors.NewListener(listener, server, s.log)
 	if limit := descriptors.Limit(); limit > 0 {
-		cfg.Logger.Info("file descriptors", "limit", limit, "connections", descriptors.Room())
+		s.log.Info("file descriptors", "limit", limit, "connections", descriptors.Room())
 	}
 	serving, ended := context.WithCancel(context.Background())
 	defer ended()
 	go giveBack(serving, quietFor)
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(guarded) }()
-	std.say("ready, open %s", readyURL(listener.Addr()))
-	select {
-	case err := <-failed:
-		return fmt.Errorf("the server failed: %w", err)
-	case <-interrupted.Done():
+	s.std.say("ready, open %s", readyURL(listener.Addr()))
+	for running := true; running; {
+		select {
+		case err := <-failed:
+			return fmt.Errorf("the server failed: %w", err)
+		case <-hangups:
+			s.reload()
+		case <-interrupted.Done():
+			running = false
+		}
 	}
 
-	ctx, cancel := context.WithTimeout(context.Background(), f.grace)
+	grace := s.now.Load().grace
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
 	// The port stays open meanwhile, so that newcomers and health checks hear
 	// 503 rather than nothing.
-	err = srv.Shutdown(ctx)
+	err = s.server.Shutdown(ctx)
 	if err2 := server.Shutdown(ctx); err == nil {
 		err = err2
 	}
 	if err != nil {
 		_ = server.Close()
 		if errors.Is(err, context.DeadlineExceeded) {
-			return fmt.Errorf("not everyone had left after --grace %v; they were cut off", f.grace)
+			return fmt.Errorf("not everyone had left after --grace %v; they were cut off", grace)
 		}
 		return fmt.Errorf("shutting down: %w", err)
 	}
@@ -275,7 +309,7 @@ func onlyLocal(address string) error {
 }
 
 func badAddress(address string) error {
-	return usage(fmt.Errorf("--listen is %q: it must be host:port, such as 127.0.0.1:8765, or unix:/path/to.sock", address))
+	return usage(fmt.Errorf("--listen is %q: %w", address, errBadAddress))
 }
 
 // listen opens the address, which is host:port or unix:path.

@@ -24,11 +24,11 @@ const halfRequest = "GET /x HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r
 func serving(t *testing.T, times timeouts) (at string) {
 	t.Helper()
 	ctx, end := context.WithCancel(context.Background())
-	f := serveFlags{
-		listen: "127.0.0.1:0", grace: patience, heartbeat: patience, heartbeatTimeout: patience,
-		maxMessage: 1 << 20, history: 256, historyAge: time.Hour, logLevel: "error", logFormat: "text",
-	}
-	p := perform(t, "serve", func(std stdio) int { return exitCode(serveUntil(ctx, f, times, std)) })
+	s := defaultSettings()
+	s.listen, s.grace, s.heartbeat, s.heartbeatTimeout, s.logLevel = "127.0.0.1:0", patience, patience, patience, "error"
+	p := perform(t, "serve", func(std stdio) int {
+		return exitCode((&service{std: std, given: s}).serveUntil(ctx, times))
+	})
 	t.Cleanup(func() {
 		end()
 		p.ends(exitFine)
