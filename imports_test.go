@@ -36,6 +36,7 @@ var house = map[string]struct{ ours, outside string }{
 
 	".": {"broker browser internal/descriptors internal/feed internal/frame internal/handshake internal/reactor internal/stream internal/transport protocol web", ""},
 
+	"client":            {"broker protocol websocket", ""},
 	"websocket":         {"internal/frame internal/handshake internal/netend", "golang.org/x/net"},
 	"internal/terminal": {"", "charm.land/bubbletea/v2 charm.land/bubbles/v2 charm.land/lipgloss/v2 github.com/charmbracelet/x/ansi"},
 
