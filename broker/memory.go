@@ -1,11 +1,11 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -19,10 +19,15 @@ type MemoryOptions struct {
 	// HistoryBytes is what a channel's history may weigh ([Message.Size]).
 	// Default 1 MiB. The newest message is kept even if it alone weighs more.
 	HistoryBytes int
-	// TotalBytes is what all histories together may weigh, and 512 bytes for
-	// each channel that is remembered without interest in it. Default 256 MiB.
-	// Past it the channel whose last publication is longest ago is forgotten
-	// first; without this limit whoever may name channels can fill the memory.
+	// IDWindow is how long a [Message.ID] is remembered at least; at most twice
+	// as long. Default 5 minutes. Of a channel 100,000 are remembered at most,
+	// and its newest 50,000 at least.
+	IDWindow time.Duration
+	// TotalBytes is what all histories together may weigh, with 96 bytes for
+	// each id, and 512 for each channel that is remembered without interest in
+	// it. Default 256 MiB. Past it the channel whose last publication is longest
+	// ago is forgotten first, its ids too; without this limit whoever may name
+	// channels can fill the memory.
 	TotalBytes int
 }
 
@@ -30,60 +35,120 @@ const (
 	defaultHistory      = 256
 	defaultHistoryAge   = time.Hour
 	defaultHistoryBytes = 1 << 20
+	defaultIDWindow     = 5 * time.Minute
 	defaultTotalBytes   = 256 << 20
 
 	// topicOverhead is about what a topic costs besides its messages.
 	topicOverhead = 512
+	// breath is how many topics are looked at before others may have the lock.
+	breath = 1000
 )
 
 // Memory is the broker of a single process: nothing to set up, nothing kept
 // when the process ends. An acknowledged message is in this process's memory.
+// It is a [Retainer] too.
 //
-// Each channel has its own lock, under which a message gets its offset,
-// enters history and is delivered; so the order of all three is the same.
+// One lock guards everything. Under it a message gets its offset, enters
+// history and is delivered; so the order of all three is the same, over all
+// channels. That is also its weakness: two publishers to different channels
+// wait for one another, and whoever makes deliver slow makes all slow.
+//
+// History of a pattern looks at all channels there are, though not all under
+// one hold of the lock. It says Gap also where a message was forgotten together
+// with its channel whose first segment is that of the pattern, whether or not
+// the rest of it fits.
 type Memory struct {
-	opts    MemoryOptions     // static after NewMemory
-	deliver func(*Message)    // static after Start
-	total   atomic.Int64      // what TotalBytes limits
-	taken   sync.WaitGroup    // publishes whose done was not called yet
-	mu      sync.RWMutex      // guards the following; a topic's mu may be taken under it, not the other way round
-	epoch   uint64            // of topics made from now on: another one once a topic that had messages was forgotten
-	topics  map[string]*topic // the channels that have history or interest
-	sweeper *time.Timer       // runs sweep; nil while there are no topics
-	closed  bool
+	opts    MemoryOptions  // static after NewMemory
+	epoch   uint64         // static; another one for each process, unless the clock was set back
+	hash    hasher         // static
+	deliver func(*Message) // static after Start; called under mu
+	taken   sync.WaitGroup // publishes whose done was not called yet
+
+	mu        sync.Mutex                     // guards the following
+	newest    uint64                         // the offset given out last
+	total     int                            // what TotalBytes limits
+	topics    map[string]*topic              // the channels that have history or interest
+	patterns  Patterns[struct{}]             // in which there is interest
+	asked     uint64                         // how often patterns changed
+	forgotten forgotten                      // the channels that had messages and are no topics now
+	retain    func(channel string) Retention // nil: for all alike
+	retained  uint64                         // how often retain changed
+	shortest  time.Duration                  // age of history that was asked for anywhere
+	sweeper   *time.Timer                    // runs sweep; nil while there are no topics
+	closed    bool
+
+	// The topics of which something was published and is remembered, in the
+	// order of their last publications.
+	first, last *topic
 }
 
 // A topic is a channel as this broker has it.
 type topic struct {
-	mu     sync.Mutex // guards the following
-	gone   bool       // no longer in Memory.topics: look it up again
-	wanted bool       // this server declared interest
-	head   Position   // of the newest message; offset 0 before the first
-	last   time.Time  // when that was published
-	kept   []*Message // history, oldest first; offsets are contiguous
-	bytes  int        // of kept
+	name    string
+	wanted  bool      // this server declared interest in this very channel
+	fits    bool      // it fits a pattern of interest
+	asked   uint64    // Memory.asked when fits was found out
+	head    uint64    // offset of the newest message, or, before the first, what was forgotten
+	spoken  time.Time // when that was published; zero before the first
+	kept    []*Message
+	bytes   int  // of kept
+	gone    gone // what of it is no longer kept
+	ids     *ids // nil: none
+	keep    Retention
+	version uint64 // Memory.retained when keep was found out
+
+	listed       bool // is in the list of Memory.first
+	older, newer *topic
+}
+
+// gone is what of a topic is no longer kept: everything up to last. The newest
+// messages of that which have offsets without a hole are from first on, and the
+// message before those is prev: so much is known of their number.
+type gone struct{ last, first, prev uint64 }
+
+func (g *gone) add(m *Message) {
+	if offset := m.Position.Offset; g.first == 0 || offset != g.last+1 {
+		g.first, g.prev = offset, m.Prev
+	}
+	g.last = m.Position.Offset
+}
+
+// after returns how many messages after an offset are gone, where that is
+// known; otherwise 0.
+func (g *gone) after(offset uint64) uint64 {
+	if g.first == 0 || offset < g.prev || offset >= g.last {
+		return 0
+	}
+	return g.last + 1 - max(offset+1, g.first)
 }
 
 // NewMemory returns a memory broker.
 func NewMemory(o *MemoryOptions) *Memory {
-	m := &Memory{topics: make(map[string]*topic)}
-	m.newEpoch()
+	m := &Memory{
+		epoch:    uint64(time.Now().UnixMilli()),
+		hash:     newHasher(),
+		topics:   make(map[string]*topic),
+		retained: 1,
+	}
 	if o != nil {
 		m.opts = *o
 	}
 	if m.opts.History == 0 {
 		m.opts.History = defaultHistory
 	}
-	m.opts.History = max(m.opts.History, 0)
 	if m.opts.HistoryAge <= 0 {
 		m.opts.HistoryAge = defaultHistoryAge
 	}
 	if m.opts.HistoryBytes <= 0 {
 		m.opts.HistoryBytes = defaultHistoryBytes
 	}
+	if m.opts.IDWindow <= 0 {
+		m.opts.IDWindow = defaultIDWindow
+	}
 	if m.opts.TotalBytes <= 0 {
 		m.opts.TotalBytes = defaultTotalBytes
 	}
+	m.shortest = m.opts.HistoryAge
 	return m
 }
 
@@ -95,109 +160,224 @@ func (m *Memory) Start(deliver func(*Message)) error {
 
 // Publish implements [Broker]. The done callback runs before it returns.
 func (m *Memory) Publish(msg *Message, done func(Position, error)) {
-	t := m.lock(msg.Channel)
-	if t == nil {
+	var id idHash
+	var what published
+	named := msg.ID != ""
+	if named {
+		id, what.body = m.hash.id(msg.ID), m.hash.body(msg)
+		msg.ID = ""
+	}
+	m.mu.Lock()
+	if m.closed {
+		m.mu.Unlock()
 		done(Position{}, ErrClosed)
 		return
 	}
-	m.taken.Add(1) // before Close, which needs t.mu too, can wait for it
+	m.taken.Add(1) // under mu, so that Close waits for it
 	defer m.taken.Done()
-	t.last = time.Now()
-	msg.Time = t.last
-	msg.Prev = t.head.Offset
-	t.head.Offset++
-	msg.Position = t.head
-	m.keep(t, msg)
-	if t.wanted {
+	t := m.topic(msg.Channel)
+	now := time.Now()
+	if named {
+		if before, found := m.find(t, id, now); found {
+			m.mu.Unlock()
+			if before.body != what.body {
+				done(Position{}, ErrIDReused)
+				return
+			}
+			done(Position{m.epoch, before.offset}, nil)
+			return
+		}
+	}
+	m.newest++
+	pos := Position{m.epoch, m.newest}
+	msg.Time, msg.Prev, msg.Position = now, t.head, pos
+	t.head, t.spoken = m.newest, now
+	m.push(t)
+	if named {
+		what.offset = m.newest
+		m.remember(t, id, what)
+	}
+	t.kept = append(t.kept, msg)
+	t.bytes += msg.Size()
+	m.total += msg.Size()
+	m.trim(t, now)
+	m.shed()
+	if t.wanted || m.fits(t) {
 		m.deliver(msg)
 	}
-	t.mu.Unlock()
-	done(msg.Position, nil)
-	if m.total.Load() > int64(m.opts.TotalBytes) {
-		m.shed()
-	}
+	m.mu.Unlock()
+	done(pos, nil)
 }
 
 // History implements [Broker].
-func (m *Memory) History(_ context.Context, channel string, q Query) (Page, error) {
-	m.mu.RLock()
-	t, closed, start := m.topics[channel], m.closed, Position{Epoch: m.epoch}
-	m.mu.RUnlock()
-	switch {
-	case closed:
+func (m *Memory) History(_ context.Context, name string, q Query) (Page, error) {
+	if IsPattern(name) {
+		return m.merge(name, q)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
 		return Page{}, ErrClosed
-	case t == nil:
-		return Page{Position: start, Gap: !q.Since.IsZero() && q.Since != start}, nil
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	m.expire(t, time.Now())
-	return t.page(q), nil
-}
-
-func (t *topic) page(q Query) Page {
-	page := Page{Position: t.head}
-	from := 0
-	if since := q.Since; !since.IsZero() {
-		oldest := t.head.Offset - uint64(len(t.kept)) // offset before the oldest kept
-		switch {
-		case since.Epoch != t.head.Epoch || since.Offset > t.head.Offset:
-			page.Gap = true
-		case since.Offset < oldest:
-			page.Gap, page.Missed = true, oldest-since.Offset
-		default:
-			from = int(since.Offset - oldest)
-		}
+	since, gap := m.since(q)
+	t := m.topics[name]
+	if t == nil {
+		upTo := m.forgotten.upTo(name)
+		return Page{Position: Position{m.epoch, upTo}, Gap: gap || !q.Since.IsZero() && since < upTo}, nil
 	}
-	rest := t.kept[from:]
+	m.trim(t, time.Now())
+	page := Page{Position: Position{m.epoch, t.head}, Gap: gap}
+	if !gap && !q.Since.IsZero() && since < t.gone.last {
+		page.Gap, page.Missed = true, t.gone.after(since)
+	}
+	rest := t.after(since)
 	if q.Limit > 0 && len(rest) > q.Limit {
 		if q.Tail {
 			rest = rest[len(rest)-q.Limit:]
 		} else {
-			rest = rest[:q.Limit]
-			page.More = true
+			rest, page.More = rest[:q.Limit], true
 		}
 	}
 	page.Messages = slices.Clone(rest)
 	if n := len(rest); n > 0 {
 		page.Position = rest[n-1].Position
 	}
-	return page
+	return page, nil
+}
+
+// since returns the offset after which a query wants messages, and whether its
+// place is none of ours. The caller holds mu.
+func (m *Memory) since(q Query) (offset uint64, strange bool) {
+	s := q.Since
+	if !s.IsZero() && (s.Epoch != m.epoch || s.Offset > m.newest) {
+		return 0, true
+	}
+	return s.Offset, false
+}
+
+// after returns the messages kept after an offset.
+func (t *topic) after(offset uint64) []*Message {
+	n, _ := slices.BinarySearchFunc(t.kept, offset+1, func(m *Message, offset uint64) int {
+		return cmp.Compare(m.Position.Offset, offset)
+	})
+	return t.kept[n:]
+}
+
+// merge is History of a pattern, with everything that is there at its
+// beginning. Others may have the lock meanwhile: what they publish is later than
+// that, and what they forget is counted as a gap.
+func (m *Memory) merge(pattern string, q Query) (Page, error) {
+	limit, tail := q.Limit, q.Tail
+	if limit <= 0 {
+		limit, tail = MaxPage, true
+	}
+	m.mu.Lock()
+	since, gap := m.since(q)
+	newest, now := m.newest, time.Now()
+	page := Page{Position: Position{m.epoch, newest}}
+	var found []*Message
+	work, cut := 0, false
+	for _, t := range m.topics {
+		if work++; t.head > since && Fits(pattern, t.name) {
+			m.trim(t, now)
+			gap = gap || !q.Since.IsZero() && since < t.gone.last
+			for _, msg := range t.after(since) {
+				if msg.Position.Offset > newest {
+					break
+				}
+				found = append(found, msg)
+				work++
+			}
+		}
+		if work >= breath {
+			work = 0
+			m.mu.Unlock()
+			if len(found) > 4*limit {
+				found, cut = clip(found, limit, tail), true
+			}
+			m.mu.Lock()
+		}
+	}
+	gap = gap || !q.Since.IsZero() && since < m.forgotten.upTo(pattern)
+	closed := m.closed
+	m.mu.Unlock()
+	if closed {
+		return Page{}, ErrClosed
+	}
+	cut = cut || len(found) > limit
+	page.Messages = clip(found, limit, tail)
+	page.Gap = gap || cut && q.Limit <= 0
+	page.More = cut && !tail
+	if n := len(page.Messages); n > 0 {
+		page.Position = page.Messages[n-1].Position
+	}
+	return page, nil
+}
+
+// clip sorts messages, and returns the first or the last of them.
+func clip(msgs []*Message, limit int, tail bool) []*Message {
+	slices.SortFunc(msgs, func(a, b *Message) int { return cmp.Compare(a.Position.Offset, b.Position.Offset) })
+	switch {
+	case len(msgs) <= limit:
+		return msgs
+	case tail:
+		return slices.Clone(msgs[len(msgs)-limit:])
+	}
+	return slices.Clone(msgs[:limit])
 }
 
 // Subscribe implements [Broker].
-func (m *Memory) Subscribe(_ context.Context, channel string) (Position, error) {
-	t := m.lock(channel)
-	if t == nil {
+func (m *Memory) Subscribe(_ context.Context, name string) (Position, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
 		return Position{}, ErrClosed
 	}
-	defer t.mu.Unlock()
+	if IsPattern(name) {
+		if !m.patterns.Add(name, struct{}{}) {
+			panic("broker: Subscribe called twice for pattern " + name)
+		}
+		m.asked++
+		return Position{m.epoch, m.newest}, nil
+	}
+	t := m.topic(name)
 	if t.wanted {
-		panic("broker: Subscribe called twice for channel " + channel)
+		panic("broker: Subscribe called twice for channel " + name)
 	}
 	t.wanted = true
-	m.total.Add(-topicOverhead)
-	return t.head, nil
+	m.total -= topicOverhead
+	return Position{m.epoch, t.head}, nil
 }
 
 // Unsubscribe implements [Broker].
-func (m *Memory) Unsubscribe(channel string) {
+func (m *Memory) Unsubscribe(name string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	t := m.topics[channel]
-	if t == nil {
+	if m.patterns.Remove(name) {
+		m.asked++
 		return
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if !t.wanted {
+	t := m.topics[name]
+	if t == nil || !t.wanted {
 		return
 	}
 	t.wanted = false
-	m.total.Add(topicOverhead)
-	if t.head.Offset == 0 {
-		m.forget(channel, t) // nobody ever published: nothing to remember
+	m.total += topicOverhead
+	switch {
+	case t.spoken.IsZero():
+		m.forget(t) // nobody ever published: nothing to remember
+	case !t.listed:
+		m.unshift(t) // its history was shed, so what is listed was published later
 	}
+}
+
+// Retain implements [Retainer].
+func (m *Memory) Retain(of func(channel string) Retention) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.retain = of
+	m.retained++
+	m.shortest = m.opts.HistoryAge
 }
 
 // Close implements [Broker].
@@ -207,170 +387,205 @@ func (m *Memory) Close() error {
 	if m.sweeper != nil {
 		m.sweeper.Stop()
 	}
-	for _, t := range m.topics {
-		t.mu.Lock()
-		t.gone = true
-		t.mu.Unlock()
-	}
 	clear(m.topics)
+	m.first, m.last = nil, nil
 	m.mu.Unlock()
 	m.taken.Wait()
 	return nil
 }
 
-// lock returns the channel's topic, made if need be, with its mu held; nil
-// when the broker is closed.
-func (m *Memory) lock(channel string) *topic {
-	for {
-		m.mu.RLock()
-		t, closed := m.topics[channel], m.closed
-		m.mu.RUnlock()
-		if closed {
-			return nil
-		}
-		if t == nil {
-			t = m.create(channel)
-			if t == nil {
-				return nil
-			}
-		}
-		t.mu.Lock()
-		if !t.gone {
-			return t
-		}
-		t.mu.Unlock()
-	}
-}
+// What follows is called with mu held.
 
-func (m *Memory) create(channel string) *topic {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.closed {
-		return nil
+// topic returns the channel's topic, made if need be.
+func (m *Memory) topic(channel string) *topic {
+	if t := m.topics[channel]; t != nil {
+		return t
 	}
-	t := m.topics[channel]
-	if t == nil {
-		t = &topic{head: Position{Epoch: m.epoch}, last: time.Now()}
-		m.total.Add(topicOverhead)
-		// The key is a copy: the caller's string may be a piece of something bigger.
-		m.topics[strings.Clone(channel)] = t
-		if m.sweeper == nil {
-			m.sweeper = time.AfterFunc(m.sweepEvery(), m.sweep)
-		}
+	// The name is a copy: the caller's string may be a piece of something bigger.
+	t := &topic{name: strings.Clone(channel), head: m.forgotten.upTo(channel)}
+	t.gone.last = t.head
+	m.total += topicOverhead
+	m.topics[t.name] = t
+	if m.sweeper == nil {
+		m.sweeper = time.AfterFunc(m.sweepEvery(), m.sweep)
 	}
 	return t
 }
 
-// newEpoch changes the epoch to one that there was not yet, in this process
-// or, unless the clock was set back, in one before it. The caller holds m.mu.
-func (m *Memory) newEpoch() {
-	m.epoch = max(uint64(time.Now().UnixMilli()), m.epoch+1)
+// fits reports whether a topic fits a pattern of interest.
+func (m *Memory) fits(t *topic) bool {
+	if t.asked != m.asked {
+		t.asked, t.fits = m.asked, false
+		m.patterns.Match(t.name, func(struct{}) { t.fits = true })
+	}
+	return t.fits
 }
 
-// forget ends a topic that nobody is interested in and whose history is empty.
-// Offsets begin anew when it is made again, so if it had any the epoch must be
-// another. The caller holds m.mu and t.mu.
-func (m *Memory) forget(name string, t *topic) {
-	t.gone = true
-	delete(m.topics, name)
-	m.total.Add(-topicOverhead)
-	if t.head.Offset > 0 {
-		m.newEpoch()
+// forget ends a topic that nobody is interested in.
+func (m *Memory) forget(t *topic) {
+	m.empty(t)
+	m.unlist(t)
+	if !t.spoken.IsZero() {
+		m.forgotten.add(t.name, t.head)
 	}
+	delete(m.topics, t.name)
+	m.total -= topicOverhead
 }
 
-// keep adds the newest message to history and drops what the limits no longer
-// permit. The caller holds t.mu.
-func (m *Memory) keep(t *topic, msg *Message) {
-	if m.opts.History == 0 {
-		return
-	}
-	t.kept = append(t.kept, msg)
-	t.bytes += msg.Size()
-	m.total.Add(int64(msg.Size()))
-	for len(t.kept) > m.opts.History || t.bytes > m.opts.HistoryBytes && len(t.kept) > 1 {
+// empty drops all that is kept of a topic.
+func (m *Memory) empty(t *topic) {
+	for len(t.kept) > 0 {
 		m.dropOldest(t)
 	}
-	m.expire(t, msg.Time)
+	if t.ids != nil {
+		m.total -= t.ids.len() * idWeight
+		t.ids = nil
+	}
 }
 
-func (m *Memory) expire(t *topic, now time.Time) {
-	for len(t.kept) > 0 && now.Sub(t.kept[0].Time) > m.opts.HistoryAge {
+// trim drops what the limits no longer permit.
+func (m *Memory) trim(t *topic, now time.Time) {
+	keep := m.retention(t)
+	for n := len(t.kept); n > 0 && (n > keep.Messages || n > 1 && t.bytes > keep.Bytes || now.Sub(t.kept[0].Time) > keep.Age); n-- {
 		m.dropOldest(t)
 	}
+}
+
+// retention returns how much of a topic is kept.
+func (m *Memory) retention(t *topic) Retention {
+	if t.version != m.retained {
+		t.version = m.retained
+		t.keep = Retention{}
+		if m.retain != nil {
+			t.keep = m.retain(t.name)
+		}
+		if t.keep.Messages == 0 {
+			t.keep.Messages = m.opts.History
+		}
+		if t.keep.Age <= 0 {
+			t.keep.Age = m.opts.HistoryAge
+		}
+		if t.keep.Bytes <= 0 {
+			t.keep.Bytes = m.opts.HistoryBytes
+		}
+		m.shortest = min(m.shortest, t.keep.Age)
+	}
+	return t.keep
 }
 
 func (m *Memory) dropOldest(t *topic) {
-	size := t.kept[0].Size()
+	oldest := t.kept[0]
 	t.kept[0] = nil // the slice's front stays allocated until it grows
-	t.kept = t.kept[1:]
-	t.bytes -= size
-	m.total.Add(-int64(size))
+	if t.kept = t.kept[1:]; len(t.kept) == 0 {
+		t.kept = nil
+	}
+	t.bytes -= oldest.Size()
+	m.total -= oldest.Size()
+	t.gone.add(oldest)
+}
+
+// find looks for an id among those of a topic.
+func (m *Memory) find(t *topic, id idHash, now time.Time) (published, bool) {
+	if t.ids == nil {
+		t.ids = &ids{since: now}
+	}
+	m.total -= t.ids.age(now, m.opts.IDWindow) * idWeight
+	return t.ids.find(id)
+}
+
+func (m *Memory) remember(t *topic, id idHash, what published) {
+	t.ids.add(id, what)
+	m.total += idWeight
+}
+
+// shed forgets whole topics, longest silent first, until what is left weighs
+// no more than TotalBytes. Each costs no more than dropping its messages.
+func (m *Memory) shed() {
+	for m.total > m.opts.TotalBytes && m.first != nil {
+		if t := m.first; t.wanted {
+			m.empty(t)
+			m.unlist(t)
+		} else {
+			m.forget(t)
+		}
+	}
 }
 
 // sweepEvery is how long a message may outlive its age, and a topic its last message.
 func (m *Memory) sweepEvery() time.Duration {
-	return min(max(m.opts.HistoryAge/4, time.Second), time.Minute)
+	return min(max(m.shortest/4, time.Second), time.Minute)
 }
 
-// sweep forgets what is too old: messages, and topics that have none and that
-// nobody is interested in.
+// sweep forgets what is too old: messages, ids, and topics that have none and
+// that nobody is interested in.
 func (m *Memory) sweep() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.closed {
-		return
-	}
-	now := time.Now()
-	for name, t := range m.topics {
-		t.mu.Lock()
-		m.expire(t, now)
-		if len(t.kept) == 0 && !t.wanted && now.Sub(t.last) > m.opts.HistoryAge {
-			m.forget(name, t)
+	now, done := time.Now(), 0
+	for _, t := range m.topics {
+		m.trim(t, now)
+		if t.ids != nil {
+			m.total -= t.ids.age(now, m.opts.IDWindow) * idWeight
+			if t.ids.len() == 0 {
+				t.ids = nil
+			}
 		}
-		t.mu.Unlock()
+		if len(t.kept) == 0 && t.ids == nil && !t.wanted && now.Sub(t.spoken) > t.keep.Age {
+			m.forget(t)
+		}
+		if done++; done%breath == 0 {
+			m.mu.Unlock()
+			m.mu.Lock()
+		}
 	}
-	if len(m.topics) == 0 {
+	switch {
+	case m.closed:
+	case len(m.topics) == 0:
 		m.sweeper = nil
-		return
+	default:
+		m.sweeper.Reset(m.sweepEvery())
 	}
-	m.sweeper.Reset(m.sweepEvery())
 }
 
-// shed forgets whole histories, longest silent first, until a tenth of
-// TotalBytes is free: so that the search for them is rare.
-func (m *Memory) shed() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	want := int64(m.opts.TotalBytes) / 10 * 9
-	if m.total.Load() <= want {
-		return // somebody else did it
+// push makes t the topic of the newest publication.
+func (m *Memory) push(t *topic) {
+	if t == m.last {
+		return
 	}
-	type silent struct {
-		name string
-		last time.Time
+	m.unlist(t)
+	t.listed = true
+	if t.older = m.last; m.last == nil {
+		m.first = t
+	} else {
+		m.last.newer = t
 	}
-	order := make([]silent, 0, len(m.topics))
-	for name, t := range m.topics {
-		t.mu.Lock()
-		if len(t.kept) > 0 || !t.wanted {
-			order = append(order, silent{name, t.last})
-		}
-		t.mu.Unlock()
+	m.last = t
+}
+
+// unshift makes t the topic of the oldest publication.
+func (m *Memory) unshift(t *topic) {
+	t.listed = true
+	if t.newer = m.first; m.first == nil {
+		m.last = t
+	} else {
+		m.first.older = t
 	}
-	slices.SortFunc(order, func(a, b silent) int { return a.last.Compare(b.last) })
-	for _, s := range order {
-		if m.total.Load() <= want {
-			return
-		}
-		t := m.topics[s.name]
-		t.mu.Lock()
-		for len(t.kept) > 0 {
-			m.dropOldest(t)
-		}
-		if !t.wanted {
-			m.forget(s.name, t)
-		}
-		t.mu.Unlock()
+	m.first = t
+}
+
+func (m *Memory) unlist(t *topic) {
+	if !t.listed {
+		return
 	}
+	if t.older == nil {
+		m.first = t.newer
+	} else {
+		t.older.newer = t.newer
+	}
+	if t.newer == nil {
+		m.last = t.older
+	} else {
+		t.newer.older = t.older
+	}
+	t.listed, t.older, t.newer = false, nil, nil
 }

@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -130,7 +132,7 @@ func TestHistoryByBytes(t *testing.T) {
 
 // Histories together weigh no more than TotalBytes, and the channel that was
 // silent longest is forgotten first. One in which somebody is interested
-// loses its history but not its epoch: its offsets go on.
+// loses its history only.
 func TestTotalBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const weight = 1000 + 128 + 512 // of a channel with one message
@@ -151,92 +153,109 @@ func TestTotalBytes(t *testing.T) {
 		if !page.Gap || page.Missed != 1 || len(page.Messages) != 0 || page.Position != wanted {
 			t.Errorf("the wanted channel: %+v, want a gap of one, and the position %v", page, wanted)
 		}
-		if next := publish(t, m, "wanted", 0); next.Epoch != wanted.Epoch || next.Offset != 2 {
-			t.Errorf("the wanted channel goes on at %v, want the offset after %v", next, wanted)
-		}
-		kept := 0
 		for i := range first {
-			n := len(history(t, m, fmt.Sprint("channel/", i), broker.Position{}).Messages)
-			if n < kept {
-				t.Errorf("channel %d was forgotten, one silent for longer was not", i)
+			if n := len(history(t, m, fmt.Sprint("channel/", i), broker.Position{}).Messages); (n == 1) != (i >= 2) {
+				t.Errorf("channel %d of 12 has %d messages, want one in each of the newest ten", i, n)
 			}
-			kept = n
 		}
-		if kept != 1 {
-			t.Error("the newest channel was forgotten")
+		// Who had seen all there was of a forgotten channel missed nothing.
+		for since, gap := range map[broker.Position]bool{{}: false, first[0]: false, before(first[0]): true} {
+			if page := history(t, m, "channel/0", since); page.Gap != gap || page.Missed != 0 || len(page.Messages) != 0 {
+				t.Errorf("a forgotten channel since %v: %+v, want gap %v of unknown size", since, page, gap)
+			}
 		}
-		// A forgotten channel begins anew, in another epoch.
-		if again := publish(t, m, "channel/0", 0); again.Epoch == first[0].Epoch || again.Offset != 1 {
-			t.Errorf("a forgotten channel goes on at %v after %v", again, first[0])
+		again := publish(t, m, "channel/0", 0)
+		if again.Epoch != first[0].Epoch || again.Offset != 14 {
+			t.Errorf("the 14th message is at %v", again)
 		}
-		if page := history(t, m, "channel/0", first[0]); !page.Gap || page.Missed != 0 {
-			t.Errorf("since a position before it was forgotten: gap %v, missed %d, want a gap of unknown size", page.Gap, page.Missed)
+		if page := history(t, m, "channel/0", first[0]); page.Gap || len(page.Messages) != 1 || page.Messages[0].Prev != first[0].Offset {
+			t.Errorf("a forgotten channel goes on: %+v", page)
+		}
+		if page := history(t, m, "channel/0", before(first[0])); !page.Gap || page.Missed != 0 || len(page.Messages) != 1 {
+			t.Errorf("a forgotten channel goes on, and before that: %+v", page)
 		}
 	})
 }
 
+// before returns the place before the message at p.
+func before(p broker.Position) broker.Position {
+	p.Offset--
+	return p
+}
+
 // Whoever may name channels cannot fill the memory, even with channels that
-// keep no history.
+// keep no history, nor with ids.
 func TestNamesAreBounded(t *testing.T) {
 	m := start(t, &broker.MemoryOptions{History: -1, TotalBytes: 100 * 512})
-	first := publish(t, m, "channel", 0)
 	for i := range 200 {
 		publish(t, m, fmt.Sprint("channel/", i), 0)
 	}
-	if again := publish(t, m, "channel", 0); again.Epoch == first.Epoch || again.Offset != 1 {
-		t.Errorf("after 200 others, of 100 that TotalBytes permits, the channel goes on at %v after %v", again, first)
+	if n := m.Topics(); n != 100 {
+		t.Errorf("after 200 names %d are remembered, of 100 that TotalBytes permits", n)
+	}
+	for i := range 1000 {
+		publishID(t, m, "channel", fmt.Sprint(i), "")
+	}
+	if n := m.Topics(); n != 0 {
+		t.Errorf("after ids that weigh more than TotalBytes %d names are remembered", n)
+	}
+	if pos := publishID(t, m, "channel", "999", ""); pos.Offset != 1201 {
+		t.Errorf("the ids of a forgotten channel are remembered: %v", pos)
 	}
 }
 
 func TestChannelsAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		m := start(t, &broker.MemoryOptions{HistoryAge: time.Minute})
+		m := start(t, &broker.MemoryOptions{HistoryAge: time.Minute, IDWindow: 10 * time.Minute})
 		old := publish(t, m, "old", 0)
+		publishID(t, m, "named", "id", "")
 		wanted := publish(t, m, "wanted", 0)
 		if pos, err := m.Subscribe(t.Context(), "wanted"); err != nil || pos != wanted {
 			t.Fatalf("Subscribe: %v, %v", pos, err)
 		}
 		time.Sleep(3 * time.Minute)
-		if next := publish(t, m, "wanted", 0); next.Epoch != wanted.Epoch || next.Offset != 2 {
-			t.Errorf("a channel somebody is interested in goes on at %v after %v", next, wanted)
+		if n := m.Topics(); n != 2 {
+			t.Errorf("%d channels are remembered, want the wanted one and the one with an id", n)
 		}
-		if page := history(t, m, "old", old); !page.Gap || len(page.Messages) != 0 {
-			t.Errorf("a forgotten channel since %v: gap %v", old, page.Gap)
+		next := publish(t, m, "wanted", 0)
+		if page := history(t, m, "wanted", wanted); page.Gap || len(page.Messages) != 1 || page.Messages[0].Position != next || page.Messages[0].Prev != wanted.Offset {
+			t.Errorf("a channel somebody is interested in, since %v: %+v", wanted, page)
 		}
-		again := publish(t, m, "old", 0)
-		if again.Epoch == old.Epoch || again.Offset != 1 {
-			t.Errorf("a forgotten channel goes on at %v after %v", again, old)
-		}
-		if page := history(t, m, "old", old); !page.Gap || page.Missed != 0 || len(page.Messages) != 1 {
-			t.Errorf("since a position of the epoch before: %+v", page)
+		if page := history(t, m, "old", before(old)); !page.Gap || len(page.Messages) != 0 {
+			t.Errorf("a forgotten channel since %v: gap %v", before(old), page.Gap)
 		}
 		m.Unsubscribe("wanted")
-		time.Sleep(3 * time.Minute)
-		if pos := publish(t, m, "wanted", 0); pos.Epoch == wanted.Epoch {
-			t.Errorf("nobody was interested for three minutes, and yet the epoch is the same: %v", pos)
+		time.Sleep(30 * time.Minute)
+		if n := m.Topics(); n != 0 {
+			t.Errorf("%d channels are remembered half an hour later", n)
+		}
+		if page := history(t, m, "wanted", next); page.Gap {
+			t.Error("who had seen all of a forgotten channel is told of a gap")
 		}
 	})
 }
 
 // Whoever waits in a channel where nobody ever spoke, leaves and comes back
-// missed nothing, and is not told that he did.
+// missed nothing, and is not told that he did; whatever else was forgotten
+// meanwhile.
 func TestSilentChannelHasNoGap(t *testing.T) {
-	m := start(t, nil)
-	for range 2 {
-		pos, err := m.Subscribe(t.Context(), "quiet")
+	m := start(t, &broker.MemoryOptions{TotalBytes: 600})
+	for _, name := range []string{"quiet", "quiet/**"} {
+		pos, err := m.Subscribe(t.Context(), name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		m.Unsubscribe("quiet")
-		if page := history(t, m, "quiet", pos); page.Gap || page.Position != pos {
-			t.Errorf("nobody ever spoke: since %v the gap is %v, the position %v", pos, page.Gap, page.Position)
+		for i := range 10 {
+			publish(t, m, fmt.Sprint("other/", i), 0)
 		}
-		publish(t, m, "other", 0)
-	}
-	before := history(t, m, "quiet", broker.Position{}).Position
-	publish(t, m, "quiet", 0)
-	if page := history(t, m, "quiet", before); page.Gap || len(page.Messages) != 1 {
-		t.Errorf("since %v: gap %v, %d messages, want the first one", before, page.Gap, len(page.Messages))
+		m.Unsubscribe(name)
+		if page := history(t, m, name, pos); page.Gap || len(page.Messages) != 0 {
+			t.Errorf("nobody ever spoke: %s since %v: %+v", name, pos, page)
+		}
+		last := publish(t, m, "quiet/1", 0)
+		if page := history(t, m, "quiet/**", pos); page.Gap || len(page.Messages) != 1 || page.Position != last {
+			t.Errorf("quiet/** since %v: %+v, want the first message", pos, page)
+		}
 	}
 }
 
@@ -268,52 +287,56 @@ func TestOldMessagesAreFreed(t *testing.T) {
 }
 
 // While channels are made, shed, swept and forgotten, publishers and readers
-// see each channel whole: within an epoch no offset twice and none left out.
+// see each channel whole: positions grow, each message names the one before it
+// or a later place, and nothing is missing without a gap.
 func TestForgettingWhilePublishing(t *testing.T) {
 	m := start(t, &broker.MemoryOptions{TotalBytes: 20_000, History: 10})
 	rnd := random(t)
-	var mu sync.Mutex
-	seen := make(map[string]map[broker.Position]bool)
+	var forgotten, whole atomic.Int64
 	var group sync.WaitGroup
-	for range 4 {
+	for p := range 4 {
 		rnd := rand.New(rand.NewPCG(rnd.Uint64(), 0))
 		group.Go(func() {
+			mine := make(map[string][]broker.Position)
 			for range 2000 {
-				channel := fmt.Sprint(rnd.IntN(60))
-				pos := publish(t, m, channel, rnd.IntN(500))
-				mu.Lock()
-				if seen[channel] == nil {
-					seen[channel] = make(map[broker.Position]bool)
-				}
-				if seen[channel][pos] {
-					t.Errorf("channel %s: position %v twice", channel, pos)
-				}
-				seen[channel][pos] = true
-				mu.Unlock()
+				channel := fmt.Sprint(p, "/", rnd.IntN(20)) // nobody else's
+				mine[channel] = append(mine[channel], publish(t, m, channel, rnd.IntN(500)))
+				since := mine[channel][rnd.IntN(len(mine[channel]))]
+				want := mine[channel][slices.Index(mine[channel], since)+1:]
+				name := channel
 				if rnd.IntN(10) == 0 {
-					history(t, m, channel, pos)
+					name, want = fmt.Sprint(p, "/**"), nil
+					for _, all := range mine {
+						for _, pos := range all {
+							if pos.Offset > since.Offset {
+								want = append(want, pos)
+							}
+						}
+					}
+					slices.SortFunc(want, func(a, b broker.Position) int { return cmp.Compare(a.Offset, b.Offset) })
+				}
+				page := history(t, m, name, since)
+				var got []broker.Position
+				for _, m := range page.Messages {
+					got = append(got, m.Position)
+				}
+				switch {
+				case page.Gap && len(got) < len(want):
+					forgotten.Add(1)
+					want = want[len(want)-len(got):]
+				case !page.Gap:
+					whole.Add(1)
+				}
+				if name == channel && !slices.Equal(got, want) || !page.Gap && !slices.Equal(got, want) {
+					t.Errorf("%s since %v: %v, gap %v, want %v", name, since, got, page.Gap, want)
+					return
 				}
 			}
 		})
 	}
 	group.Wait()
-	epochs := 0
-	for channel, all := range seen {
-		newest := make(map[uint64]uint64)
-		for pos := range all {
-			newest[pos.Epoch] = max(newest[pos.Epoch], pos.Offset)
-		}
-		var sum uint64
-		for _, n := range newest {
-			sum += n
-		}
-		epochs += len(newest)
-		if sum != uint64(len(all)) {
-			t.Errorf("channel %s: %d positions, whose newest offsets are %v", channel, len(all), newest)
-		}
-	}
-	if epochs <= 60 {
-		t.Errorf("%d epochs in 60 channels: nothing was forgotten, and this test proves nothing", epochs)
+	if forgotten.Load() == 0 || whole.Load() == 0 {
+		t.Errorf("%d queries had gaps and %d had none: this test proves less than it says", forgotten.Load(), whole.Load())
 	}
 }
 
@@ -372,7 +395,8 @@ func random(t testing.TB) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, 0))
 }
 
-// Any query answers as a slice of all messages ever would.
+// Any query about a channel or a pattern answers as a slice of all messages
+// ever would, as long as no channel is forgotten.
 func TestHistoryAgainstSlice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rnd := random(t)
@@ -391,61 +415,112 @@ func askAtRandom(t *testing.T, rnd *rand.Rand) {
 	m := broker.NewMemory(o)
 	defer m.Close()
 	m.Start(func(*broker.Message) {})
-	if _, err := m.Subscribe(t.Context(), "news"); err != nil { // so that it is not forgotten
-		t.Fatal(err)
+	type line struct { // what there was of a channel
+		all  []*broker.Message
+		kept int // index of the oldest kept
+		keep broker.Retention
 	}
-	var all []*broker.Message
-	kept := 0 // index of the oldest kept
-	expire := func() {
-		for kept < len(all) && time.Since(all[kept].Time) > o.HistoryAge {
-			kept++
+	lines := make(map[string]*line)
+	channels := []string{"a", "a/x", "a/y", "b/x", "b/x/y"}[:1+rnd.IntN(5)]
+	names := append([]string{"**", "a/**", "*/x", "b/**", "c/**"}[:rnd.IntN(6)], channels...)
+	for _, channel := range channels {
+		if _, err := m.Subscribe(t.Context(), channel); err != nil { // so that it is not forgotten
+			t.Fatal(err)
 		}
+		lines[channel] = &line{keep: broker.Retention{Messages: o.History, Age: o.HistoryAge, Bytes: o.HistoryBytes}}
 	}
-	for range 100 {
-		if rnd.IntN(3) > 0 {
-			msg := &broker.Message{Channel: "news", Payload: make([]byte, rnd.IntN(300))}
-			m.Publish(msg, func(broker.Position, error) {})
-			all = append(all, msg)
-			kept = max(kept, len(all)-max(o.History, 0))
-			for sum := 0; ; kept, sum = kept+1, 0 {
-				for _, msg := range all[kept:] {
-					sum += msg.Size()
-				}
-				if sum <= o.HistoryBytes || len(all)-kept <= 1 {
-					break
-				}
+	trim := func(l *line) {
+		size := func() (sum int) {
+			for _, m := range l.all[l.kept:] {
+				sum += m.Size()
 			}
-			expire()
-			continue
+			return sum
 		}
-		if rnd.IntN(4) == 0 {
+		for n := len(l.all) - l.kept; n > 0 && (n > l.keep.Messages || n > 1 && size() > l.keep.Bytes || time.Since(l.all[l.kept].Time) > l.keep.Age); n-- {
+			l.kept++
+		}
+	}
+	var newest broker.Position
+	byOffset := func(a, b *broker.Message) int { return cmp.Compare(a.Position.Offset, b.Position.Offset) }
+	for range 100 {
+		switch rnd.IntN(12) {
+		case 0:
 			time.Sleep(time.Duration(rnd.IntN(8)) * time.Second)
-		}
-		if len(all) == 0 {
+			continue
+		case 1: // other settings for the second half of the channels
+			some := broker.Retention{Messages: 1 + rnd.IntN(5), Age: time.Duration(1+rnd.IntN(20)) * time.Second}
+			m.Retain(func(channel string) broker.Retention {
+				if channel > "a" {
+					return some
+				}
+				return broker.Retention{}
+			})
+			for channel, l := range lines {
+				if channel > "a" {
+					l.keep = broker.Retention{Messages: some.Messages, Age: some.Age, Bytes: o.HistoryBytes}
+				}
+				m.History(t.Context(), channel, broker.Query{}) // they have them from here on
+				trim(l)
+			}
+			continue
+		case 2, 3, 4, 5, 6, 7:
+			channel := channels[rnd.IntN(len(channels))]
+			l := lines[channel]
+			msg := &broker.Message{Channel: channel, Payload: make([]byte, rnd.IntN(300))}
+			m.Publish(msg, func(pos broker.Position, _ error) { newest = pos })
+			prev := uint64(0)
+			if len(l.all) > 0 {
+				prev = l.all[len(l.all)-1].Position.Offset
+			}
+			if msg.Prev != prev || msg.Position != newest {
+				t.Fatalf("message %v of channel %s comes after %d, want %d; done said %v", msg.Position, channel, msg.Prev, prev, newest)
+			}
+			l.all = append(l.all, msg)
+			trim(l)
 			continue
 		}
-		expire()
-		head := all[len(all)-1].Position
+		if newest.IsZero() {
+			continue
+		}
+		name := names[rnd.IntN(len(names))]
 		q := broker.Query{Limit: rnd.IntN(12), Tail: rnd.IntN(2) == 0}
-		want := broker.Page{Position: head}
-		rest := all[kept:]
+		strange := false
 		switch rnd.IntN(8) {
 		case 0:
 		case 1:
-			q.Since = broker.Position{Epoch: head.Epoch, Offset: []uint64{head.Offset + 1, 1 << 63, math.MaxUint64}[rnd.IntN(3)]}
-			want.Gap = true
+			q.Since = broker.Position{Epoch: newest.Epoch, Offset: []uint64{newest.Offset + 1, 1 << 63, math.MaxUint64}[rnd.IntN(3)]}
+			strange = true
 		case 2:
-			q.Since = broker.Position{Epoch: head.Epoch + 1, Offset: 1}
-			want.Gap = true
+			q.Since = broker.Position{Epoch: newest.Epoch + 1, Offset: 1}
+			strange = true
 		default:
-			i := rnd.IntN(len(all) + 1) // so many messages are before it
-			q.Since = broker.Position{Epoch: head.Epoch, Offset: uint64(i)}
-			if i < kept {
-				want.Gap, want.Missed = true, uint64(kept-i)
-			} else {
-				rest = all[i:]
+			q.Since = broker.Position{Epoch: newest.Epoch, Offset: rnd.Uint64N(newest.Offset + 1)}
+		}
+		want := broker.Page{Position: newest, Gap: strange}
+		if !broker.IsPattern(name) {
+			want.Position.Offset = 0
+		}
+		var rest []*broker.Message
+		lost := uint64(0)
+		for channel, l := range lines {
+			if channel != name && !broker.Fits(name, channel) {
+				continue
+			}
+			trim(l)
+			for i, msg := range l.all {
+				if channel == name {
+					want.Position = msg.Position
+				}
+				switch after := strange || msg.Position.Offset > q.Since.Offset; {
+				case after && i >= l.kept:
+					rest = append(rest, msg)
+				case after && !strange && !q.Since.IsZero():
+					want.Gap = true
+					lost++
+				}
 			}
 		}
+		slices.SortFunc(rest, byOffset)
 		want.Messages = rest
 		if q.Limit > 0 && len(rest) > q.Limit {
 			want.Messages = rest[:q.Limit]
@@ -457,14 +532,160 @@ func askAtRandom(t *testing.T, rnd *rand.Rand) {
 		if n := len(want.Messages); n > 0 {
 			want.Position = want.Messages[n-1].Position
 		}
-		got, err := m.History(t.Context(), "news", q)
+		got, err := m.History(t.Context(), name, q)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !slices.Equal(got.Messages, want.Messages) || got.Position != want.Position || got.Gap != want.Gap || got.Missed != want.Missed || got.More != want.More {
-			t.Fatalf("%+v with %+v, %d messages published, answers %v %+v, want %v %+v", q, *o, len(all), offsets(got), got, offsets(want), want)
+		if !slices.Equal(got.Messages, want.Messages) || got.Position != want.Position || got.Gap != want.Gap || got.More != want.More {
+			t.Fatalf("%s %+v with %+v, %v published, answers %v %+v, want %v %+v", name, q, *o, newest, offsets(got), got, offsets(want), want)
+		}
+		known := got.Missed > 0 || len(channels) == 1 && name == channels[0]
+		if known && got.Missed != lost {
+			t.Fatalf("%s %+v with %+v, %v published: missed are %d, want %d", name, q, *o, newest, got.Missed, lost)
 		}
 	}
+}
+
+// What of a channel is gone is counted where its messages followed one another
+// without another channel's between them.
+func TestMissedIsKnownInARow(t *testing.T) {
+	m := start(t, &broker.MemoryOptions{History: 2})
+	publish(t, m, "news", 0) // 1
+	publish(t, m, "other", 0)
+	for range 5 {
+		publish(t, m, "news", 0) // 3 to 7, of which 6 and 7 are kept
+	}
+	epoch := history(t, m, "news", broker.Position{}).Position.Epoch
+	for since, missed := range []uint64{0, 3, 3, 2, 1, 0, 0, 0} {
+		page := history(t, m, "news", broker.Position{Epoch: epoch, Offset: uint64(since)})
+		if page.Missed != missed || page.Gap != (since < 5) {
+			t.Errorf("since %d: gap %v, %d missed, want %d", since, page.Gap, page.Missed, missed)
+		}
+	}
+}
+
+// A page of a pattern has no end of its own only up to MaxPage.
+func TestPagesOfPatternsAreBounded(t *testing.T) {
+	m := start(t, &broker.MemoryOptions{History: 30_000, HistoryBytes: 1 << 30})
+	const each, channels = 20, 3000 // 60,000 messages: more than is looked at in one go, many times
+	for i := range each * channels {
+		publish(t, m, fmt.Sprint("load/", i%channels), 0)
+	}
+	check := func(q broker.Query, first, n int, gap, more bool) {
+		t.Helper()
+		page, err := m.History(t.Context(), "load/*", q)
+		if err != nil || len(page.Messages) != n || page.Gap != gap || page.More != more {
+			t.Fatalf("%+v: %d messages, gap %v, more %v, error %v; want %d, %v, %v", q, len(page.Messages), page.Gap, page.More, err, n, gap, more)
+		}
+		for i, msg := range page.Messages {
+			if msg.Position.Offset != uint64(first+i) {
+				t.Fatalf("%+v: message %d is %v, want offset %d", q, i, msg.Position, first+i)
+			}
+		}
+	}
+	const all = each * channels
+	epoch := history(t, m, "load/*", broker.Position{}).Position.Epoch
+	check(broker.Query{}, all-broker.MaxPage+1, broker.MaxPage, true, false)
+	check(broker.Query{Since: broker.Position{Epoch: epoch, Offset: all - broker.MaxPage}}, all-broker.MaxPage+1, broker.MaxPage, false, false)
+	check(broker.Query{Since: broker.Position{Epoch: epoch, Offset: all - broker.MaxPage - 1}}, all-broker.MaxPage+1, broker.MaxPage, true, false)
+	check(broker.Query{Limit: 10}, 1, 10, false, true)
+	check(broker.Query{Limit: 10, Tail: true}, all-9, 10, false, false)
+	check(broker.Query{Limit: 20_000}, 1, 20_000, false, true)
+}
+
+// publishID publishes a message with an id and a payload.
+func publishID(t testing.TB, m *broker.Memory, channel, id, payload string) (at broker.Position) {
+	t.Helper()
+	m.Publish(&broker.Message{Channel: channel, ID: id, Payload: []byte(payload)}, func(pos broker.Position, err error) {
+		if err != nil {
+			t.Errorf("Publish: %v", err)
+		}
+		at = pos
+	})
+	return at
+}
+
+// An id is remembered for its window, and not for ever.
+func TestIDWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, quiet := range []bool{false, true} {
+			m := start(t, &broker.MemoryOptions{IDWindow: time.Minute})
+			busy := func(d time.Duration) {
+				if quiet {
+					time.Sleep(d)
+					return
+				}
+				for ; d > 0; d -= 10 * time.Second {
+					publishID(t, m, "news", fmt.Sprint(d, time.Now()), "")
+					time.Sleep(10 * time.Second)
+				}
+			}
+			first := publishID(t, m, "news", "a", "")
+			busy(time.Minute)
+			if again := publishID(t, m, "news", "a", ""); again != first {
+				t.Errorf("a minute later (quiet: %v) the id stands for %v, want %v", quiet, again, first)
+			}
+			busy(2 * time.Minute)
+			if again := publishID(t, m, "news", "a", ""); again == first {
+				t.Errorf("three minutes later (quiet: %v) the id still stands for %v", quiet, first)
+			}
+		}
+	})
+}
+
+// Of a channel the newest ids are remembered, however many come; and what
+// they weigh is about what they cost.
+func TestIDsAreBounded(t *testing.T) {
+	m := start(t, &broker.MemoryOptions{History: -1, TotalBytes: 1 << 30})
+	const all = 249_000 // four generations, and the fifth nearly full
+	heap := func() uint64 {
+		runtime.GC()
+		var s runtime.MemStats
+		runtime.ReadMemStats(&s)
+		return s.HeapAlloc
+	}
+	before := heap()
+	at := make([]broker.Position, all)
+	for i := range at {
+		at[i] = publishID(t, m, "news", fmt.Sprint(i), "")
+	}
+	if used := int64(heap()) - int64(before) - 32*all; used > 100_000*96*5/4 { // at and its kind is not theirs
+		t.Errorf("99,000 ids take %d bytes, %d each; 96 are counted", used, used/99_000)
+	} else {
+		t.Logf("99,000 ids take %d bytes, %d each", used, used/99_000)
+	}
+	for _, i := range []int{all - 1, all - 50_000} {
+		if again := publishID(t, m, "news", fmt.Sprint(i), ""); again != at[i] {
+			t.Errorf("id %d of %d stands for %v, want %v", i, all, again, at[i])
+		}
+	}
+	if again := publishID(t, m, "news", fmt.Sprint(all-100_001), ""); again == at[all-100_001] {
+		t.Error("the id before the newest 100,000 is remembered")
+	}
+}
+
+// Settings that change reach a channel also when nobody speaks or asks.
+func TestRetainReachesTheQuiet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := start(t, nil)
+		msg := &broker.Message{Channel: "news"}
+		m.Publish(msg, func(broker.Position, error) {})
+		freed := weak.Make(msg)
+		publish(t, m, "news", 0)
+		m.Retain(func(string) broker.Retention { return broker.Retention{Messages: 1} })
+		msg = nil
+		time.Sleep(2 * time.Minute)
+		for range 20 {
+			runtime.GC()
+		}
+		if freed.Value() != nil {
+			t.Error("two minutes after the settings permit one message two are kept")
+		}
+		wantOffsets(t, "one is permitted", history(t, m, "news", broker.Position{}), 2)
+		m.Retain(nil)
+		publish(t, m, "news", 0)
+		wantOffsets(t, "the defaults again", history(t, m, "news", broker.Position{}), 2, 3)
+	})
 }
 
 func TestSubscribeTwicePanics(t *testing.T) {
