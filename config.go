@@ -83,7 +83,7 @@ func (c *Config) channel(name string) ChannelConfig {
 	is := ChannelConfig{Pattern: name}
 	if !strings.Contains(name, "*") {
 		for i := range c.Channels {
-			if some := &c.Channels[i]; fits(some.Pattern, name) {
+			if some := &c.Channels[i]; broker.Fits(some.Pattern, name) {
 				is.add(some)
 			}
 		}

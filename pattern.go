@@ -23,21 +23,3 @@ func CheckPattern(pattern string) error {
 	}
 	return nil
 }
-
-// fits reports whether a channel's name fits a pattern.
-func fits(pattern, name string) bool {
-	for {
-		p, morePattern, isMorePattern := strings.Cut(pattern, "/")
-		if p == "**" {
-			return true
-		}
-		n, moreName, isMoreName := strings.Cut(name, "/")
-		if p != "*" && p != n || isMorePattern != isMoreName {
-			return false
-		}
-		if !isMoreName {
-			return true
-		}
-		pattern, name = morePattern, moreName
-	}
-}

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"fanfare/broker"
 )
 
 func TestPatterns(t *testing.T) {
@@ -28,12 +30,12 @@ func TestPatterns(t *testing.T) {
 			t.Errorf("%q: %v", c.pattern, err)
 		}
 		for _, name := range c.fit {
-			if !fits(c.pattern, name) {
+			if !broker.Fits(c.pattern, name) {
 				t.Errorf("%q does not fit %q", name, c.pattern)
 			}
 		}
 		for _, name := range c.not {
-			if fits(c.pattern, name) {
+			if broker.Fits(c.pattern, name) {
 				t.Errorf("%q fits %q", name, c.pattern)
 			}
 		}
@@ -78,7 +80,7 @@ func TestPatternsAgainstRegexp(t *testing.T) {
 			return
 		}
 		model := regexp.MustCompile("^" + strings.Join(segments, "/") + "$")
-		if got := fits(pattern, name); got != model.MatchString(name) {
+		if got := broker.Fits(pattern, name); got != model.MatchString(name) {
 			t.Fatalf("fits(%q, %q) = %v", pattern, name, got)
 		}
 	})

@@ -56,16 +56,22 @@ func (h *hasher) body(m *Message) uint64 {
 	return body.Sum64()
 }
 
-// age forgets the generations that are too old, and returns how many ids
-// that were.
+// age forgets the generations that are too old, and returns how many ids that
+// were. It is called before each find and add.
 func (i *ids) age(now time.Time, window time.Duration) (forgotten int) {
-	if now.Sub(i.since) > window || len(i.young) >= maxIDs/2 {
-		forgotten = len(i.old)
-		i.old, i.young = i.young, nil
-		if now.Sub(i.since) > 2*window {
-			forgotten += len(i.old)
-			i.old = nil
-		}
+	passed := now.Sub(i.since)
+	if passed < window && len(i.young) < maxIDs/2 {
+		return 0
+	}
+	forgotten = len(i.old)
+	i.old, i.young = i.young, nil
+	switch {
+	case passed >= 2*window:
+		forgotten += len(i.old)
+		i.old, i.since = nil, now
+	case passed >= window:
+		i.since = i.since.Add(window) // nothing was added after that
+	default:
 		i.since = now
 	}
 	return forgotten

@@ -451,15 +451,19 @@ func (k *kit) strange() {
 	} {
 		page := k.page("log", broker.Query{Since: since})
 		if got := positions(page.Messages); !page.Gap || !slices.Equal(got, all) || page.Position != newest {
-			k.breach("Gap: its epoch is not the channel's, or it names a message that never was. Messages then begin with the oldest kept",
+			k.breach("Gap: its epoch is not the channel's, or it names a place that is yet to come. Messages then begin with the oldest kept",
 				"History since %s, %v, answers gap %v, %d of %d messages, position %v", what, since, page.Gap, len(got), len(all), page.Position)
 		}
 		if page.Missed != 0 {
 			k.breach("Missed is how many messages the gap lost, where that is known; otherwise 0", "History since %s says %d", what, page.Missed)
 		}
 	}
-	if page := k.page("unheard/of", broker.Query{Since: newest}); !page.Gap || len(page.Messages) != 0 {
-		k.breach("Gap: it names a message that never was", "History of an empty channel since %v answers gap %v and %d messages", newest, page.Gap, len(page.Messages))
+	future := broker.Position{Epoch: newest.Epoch, Offset: newest.Offset + 1000}
+	if page := k.page("unheard/of", broker.Query{Since: future}); !page.Gap || len(page.Messages) != 0 {
+		k.breach("Gap: it names a place that is yet to come", "History of an empty channel since %v answers gap %v and %d messages", future, page.Gap, len(page.Messages))
+	}
+	if page := k.page("unheard/of", broker.Query{Since: newest}); page.Gap || len(page.Messages) != 0 {
+		k.breach("a place in one channel is one in every channel", "History of an empty channel since %v, the newest message of another, answers gap %v and %d messages", newest, page.Gap, len(page.Messages))
 	}
 }
 
