@@ -17,7 +17,7 @@ export interface ConnectOptions {
   WebSocket?: unknown
 }
 
-export type State = 'connecting' | 'open' | 'waiting' | 'closed'
+export type State = 'connecting' | 'connected' | 'waiting' | 'closed'
 
 export class StateEvent extends Event {
   readonly state: State
@@ -29,7 +29,7 @@ export class StateEvent extends Event {
 export interface Fanfare extends EventTarget {
   /** What the connection is now. closed is the end: close() was called, or error says why coming back is of no use. */
   readonly state: State
-  /** Why it is not open. */
+  /** Why it is not connected. */
   readonly error?: FanfareError
   /** When the next attempt begins, in ms since 1970, while waiting. */
   readonly retryAt?: number
@@ -37,6 +37,8 @@ export interface Fanfare extends EventTarget {
   readonly session?: string
   /** Who speaks. A change counts from the next connection on: see reconnect. */
   name?: string
+  /** What this tab published before a refresh and had no answer to: it is published now. */
+  readonly restored: { channel: string, key?: string, data: any, position: Promise<string>, discard(): void }[]
   onstate?: ((event: StateEvent) => void) | null
   addEventListener(type: 'state', listener: (event: StateEvent) => void, options?: boolean | AddEventListenerOptions): void
   removeEventListener(type: 'state', listener: (event: StateEvent) => void, options?: boolean | EventListenerOptions): void
@@ -152,7 +154,7 @@ export interface PresenceChange {
   omitted?: number
 }
 
-/** code is for programs: one of docs/protocol.md, or bad_url, no_websocket, queue_full, disconnected, offline, silent, unknown_outcome, closed. */
+/** code is for programs: one of docs/protocol.md, or bad_url, no_websocket, queue_full, disconnected, offline, silent, uncertain, closed. */
 export class FanfareError extends Error {
   readonly code: string
   constructor(code: string, message: string)

@@ -9,12 +9,13 @@
 const HANDSHAKE = 10_000   // ms until the server has said welcome
 const PROBE = 2_000        // ms for an answer when something suggests that the connection is dead
 const ASLEEP = 5_000       // ms between two ticks, which are one second apart: then this program did not run
-const LONGEST = 30_000     // ms that we wait at most before we try again
+const PAUSE = 250          // ms: the first pause before we try again is random below it; the bound doubles …
+const LONGEST = 20_000     // … up to this
 const STABLE = 5_000       // ms after which a connection was a good one
-const REPEAT = 240_000     // ms for which an unanswered publish is repeated; the server knows its id for 300,000
-const QUEUE = 1_000        // publishes without an answer
-const KEPT = 1_000_000     // characters of them that survive a refresh
-const BUFFER = 1_000       // messages that wait for an iterator; then the subscription pauses at the server
+const REPEAT = 270_000     // ms for which an unanswered publish is repeated; the server knows its id for 300,000
+const MANY = 1_000         // publishes that wait for an answer, and messages that wait for an iterator
+const LARGE = 4 << 20      // characters of either
+const KEPT = 1 << 20       // characters of publishes that survive a refresh
 
 const passing = ['timeout', 'shutting_down', 'internal']   // errors after which a command is repeated
 
@@ -51,7 +52,7 @@ export function decode(message) {
 
 // kept is how many bytes a publish has as the server keeps it.
 function kept({ data, encoding }) {
-  if (encoding) return data.length * 3 / 4
+  if (encoding) return data.replace(/=+$/, '').length * 3 >> 2
   return new TextEncoder().encode(typeof data === 'string' ? data : JSON.stringify(data)).length
 }
 
@@ -81,8 +82,8 @@ class Store {
   remove(key) { try { this.#storage.removeItem(this.#prefix + key) } catch { } }
   keys(start) {
     try {
-      const whole = this.#prefix + start
-      return Object.keys(this.#storage).filter(key => key.startsWith(whole)).map(key => key.slice(this.#prefix.length)).sort()
+      const all = Array.from({ length: this.#storage.length }, (_, i) => this.#storage.key(i))
+      return all.filter(key => key.startsWith(this.#prefix + start)).map(key => key.slice(this.#prefix.length)).sort()
     } catch { return [] }
   }
 }
@@ -101,7 +102,7 @@ class Line {
     ws.onmessage = event => {
       this.#heard = Date.now()
       if (this.#heartbeat) this.#patience = this.#heartbeat * 1.5
-      onmessage(JSON.parse(event.data))
+      onmessage(JSON.parse(event.data), event.data.length)
     }
     ws.onclose = ({ code, reason }) => this.end(new FanfareError('disconnected', reason || `the connection was lost (${code})`))
     ws.onerror = () => { }   // a close follows
@@ -135,11 +136,12 @@ class Line {
 
 // A Fanfare is what outlives connections: subscriptions, and commands without an answer.
 class Fanfare extends EventTarget {
-  state = 'connecting'   // open, waiting (for retryAt), closed
-  error                  // why it is not open
+  state = 'connecting'   // connected, waiting (for retryAt), closed
+  error                  // why it is not connected
   retryAt                // ms since 1970
   session                // this connection's name in join and leave
   onstate                // called with each change of state
+  restored               // what this tab published before a refresh, and had no answer to
 
   #url
   #options
@@ -148,8 +150,9 @@ class Fanfare extends EventTarget {
   #line
   #subscriptions = new Map()   // by channel or pattern
   #calls = new Map()           // by id: {text, resolve, reject, again, sent, first, stored, forget}
-  #publishes = 0
-  #stored = 0                  // characters
+  #waiting = 0                 // publishes among them,
+  #size = 0                    // their characters,
+  #kept = 0                    // and of these those that survive a refresh
   #serial = 0
   #limit = Infinity            // bytes of a message
   #failures = 0
@@ -189,12 +192,12 @@ class Fanfare extends EventTarget {
       presence: () => this.presence(channel),
     })
     this.#subscriptions.set(channel, subscription)
-    if (this.state === 'open') this.#join(subscription)
+    if (this.state === 'connected') this.#join(subscription)
     return subscription
   }
 
   async publish(channel, data, { key, signal } = {}) {
-    if (this.#publishes >= QUEUE) throw new FanfareError('queue_full', `${QUEUE} messages wait for an answer already`)
+    if (this.#waiting >= MANY || this.#size > LARGE) throw new FanfareError('queue_full', `${this.#waiting} messages with ${this.#size} characters wait for an answer already`)
     const fields = encode(data)
     if (JSON.stringify(fields.data) === undefined) throw new FanfareError('bad_data', 'data must be bytes or what JSON can say')
     const { position } = await this.#ask({ type: 'publish', channel, key, ...fields }, { again: true, signal, publish: true })
@@ -245,7 +248,7 @@ class Fanfare extends EventTarget {
     url.searchParams.set('client', this.#client)
     if (this.name) url.searchParams.set('name', this.name)
     const line = this.#line = new Line(new Socket(url.href, 'fanfare.v1'),
-      message => { if (line === this.#line) this.#hear(message) },
+      (message, size) => { if (line === this.#line) this.#hear(message, size) },
       (error, retry) => { if (line === this.#line) this.#lost(error, retry) })
     this.#set('connecting', this.error)
   }
@@ -264,12 +267,12 @@ class Fanfare extends EventTarget {
     clearTimeout(this.#retrying)
     if (retry === null) return this.#set('waiting', error)
     // Full jitter: a thousand pages that lost one server do not come back in one instant.
-    const wait = retry !== undefined ? retry * (1 + Math.random()) : Math.random() * Math.min(LONGEST, 500 * 2 ** this.#failures++)
+    const wait = retry !== undefined ? retry * (1 + Math.random()) : Math.max(PAUSE / 10, Math.random() * Math.min(LONGEST, PAUSE * 2 ** this.#failures++))
     this.#retrying = setTimeout(() => this.#dial(), wait)
     this.#set('waiting', error, Date.now() + wait)
   }
 
-  #hear(message) {
+  #hear(message, size) {
     switch (message.type) {
       case 'welcome':
         this.session = message.session
@@ -284,7 +287,7 @@ class Fanfare extends EventTarget {
         this.#refused(message)
         break
       case 'message': case 'gap': case 'join': case 'leave':
-        this.#subscriptions.get(message.pattern ?? message.channel)?.hear(message)
+        this.#subscriptions.get(message.pattern ?? message.channel)?.hear(message, size)
         break
       case 'bye': {
         const error = new FanfareError(message.code, message.message)
@@ -312,7 +315,7 @@ class Fanfare extends EventTarget {
     this.#openedAt = Date.now()
     for (const subscription of this.#subscriptions.values()) this.#join(subscription)
     for (const [id, call] of this.#calls) if (!call.sent) this.#say(id, call)
-    this.#set('open')   // now, so that what is published in answer to this comes behind what waited
+    this.#set('connected')   // now, so that what is published in answer to this comes behind what waited
   }
 
   // finish is the end: asked for, or (with an error) because coming back would end the same way.
@@ -379,7 +382,7 @@ class Fanfare extends EventTarget {
   }
 
   #leave(subscription) {
-    if (subscription.asked) this.#line.say(JSON.stringify({ type: 'unsubscribe', channel: subscription.channel }))
+    if (subscription.asked) this.#line?.say(JSON.stringify({ type: 'unsubscribe', channel: subscription.channel }))
     subscription.live = subscription.asked = false
   }
 
@@ -388,7 +391,7 @@ class Fanfare extends EventTarget {
   // call sends a command when there is a connection. With again it is repeated over the next ones until it is
   // answered, otherwise the end of the connection is its end. Its answer comes by resolve or reject, at once and not in
   // a microtask: the message behind it may be delivered before that.
-  #call(message, { resolve, reject, again, signal, publish }, now = this.state === 'open') {
+  #call(message, { resolve, reject, again, signal, publish }, now = this.state === 'connected') {
     if (this.state === 'closed') return reject(this.#ended())
     if (signal?.aborted) return reject(signal.reason)
     const id = Date.now().toString(36) + (this.#serial++).toString(36).padStart(6, '0') + this.#client.slice(0, 4) + random().slice(0, 4)
@@ -399,7 +402,7 @@ class Fanfare extends EventTarget {
       call.forget = () => signal.removeEventListener('abort', abort)
     }
     this.#calls.set(id, call)
-    if (publish) this.#publishes++
+    this.#count(call, 1)
     if (now) this.#say(id, call)
     else this.#keep(id, call)
   }
@@ -411,7 +414,7 @@ class Fanfare extends EventTarget {
         return this.#settle(id, 'reject', new FanfareError('too_big', `the message has more than ${this.#limit} bytes, which is what a message may have`))
       }
       if (call.first && Date.now() - call.first > REPEAT) {
-        return this.#settle(id, 'reject', new FanfareError('unknown_outcome', `the message was sent ${REPEAT / 60000} minutes ago or more, and no answer came: it may have been published or not`))
+        return this.#settle(id, 'reject', new FanfareError('uncertain', 'the message was sent minutes ago, and no answer came: it may have been published'))
       }
       if (!call.first) {
         call.first = Date.now()
@@ -427,12 +430,16 @@ class Fanfare extends EventTarget {
     if (!call) return
     this.#calls.delete(id)
     call.forget?.()
-    if (call.publish) this.#publishes--
-    if (call.stored) {
-      this.#stored -= call.text.length
-      this.#store.remove('out ' + id)
-    }
+    this.#count(call, -1)
+    if (call.kept) this.#store.remove('out ' + id)
     call[how](value)
+  }
+
+  #count({ publish, text, kept }, sign) {
+    if (!publish) return
+    this.#waiting += sign
+    this.#size += sign * text.length
+    if (kept) this.#kept += sign * text.length
   }
 
   #refused({ id, code, message }) {
@@ -440,27 +447,35 @@ class Fanfare extends EventTarget {
     const error = new FanfareError(code, message)
     if (!call) return console.error(error)   // nobody waits for it
     if (!call.again || !passing.includes(code)) return this.#settle(id, 'reject', error)
-    setTimeout(() => { if (this.state === 'open' && this.#calls.get(id) === call) this.#say(id, call) }, 500 + Math.random() * 1500)
+    setTimeout(() => { if (this.state === 'connected' && this.#calls.get(id) === call) this.#say(id, call) }, 500 + Math.random() * 1500)
   }
 
   // keep has a publish survive a refresh.
   #keep(id, call) {
-    if (!call.publish || !call.stored && this.#stored + call.text.length > KEPT) return
-    const stored = this.#store.set('out ' + id, JSON.stringify([call.first ?? 0, call.text]))
-    if (stored && !call.stored) this.#stored += call.text.length
-    call.stored ||= stored
+    const { first = 0, text } = call
+    if (!call.publish || !call.kept && this.#kept + text.length > KEPT) return
+    if (!this.#store.set('out ' + id, JSON.stringify([first, text])) || call.kept) return
+    call.kept = true
+    this.#kept += text.length
   }
 
+  // restore takes over what a page before this one, in the same tab, published and had no answer to.
   #restore() {
-    for (const key of this.#store.keys('out ')) {
+    this.restored = this.#store.keys('out ').flatMap(key => {
       try {
         const [first, text] = JSON.parse(this.#store.get(key))
-        const failed = error => later(error)
-        this.#calls.set(key.slice(4), { text, first, again: true, publish: true, stored: true, resolve() { }, reject: failed })
-        this.#publishes++
-        this.#stored += text.length
-      } catch { this.#store.remove(key) }
-    }
+        const { id, channel, key: of, ...data } = JSON.parse(text)
+        const call = { text, first, again: true, publish: true, kept: true }
+        const position = new Promise((resolve, reject) => Object.assign(call, { reject, resolve: answer => resolve(answer.position) }))
+        this.#calls.set(id, call)
+        this.#count(call, 1)
+        const discard = () => this.#settle(id, 'reject', new FanfareError('closed', 'the message was discarded'))
+        return [{ channel, key: of, data: decode(data).data, position, discard }]
+      } catch {
+        this.#store.remove(key)
+        return []
+      }
+    })
   }
 }
 
@@ -474,7 +489,8 @@ class Subscription {
   paused = false  // until the iterator has taken what waits
   options
   #server
-  #queue = []      // what waits for the iterator
+  #queue = []      // what waits for the iterator: [message, characters]
+  #size = 0        // of all
   #over = false
   #error
   #wake
@@ -497,7 +513,8 @@ class Subscription {
   async *[Symbol.asyncIterator]() {
     try {
       for (;;) {
-        const item = this.#queue.shift()
+        const [item, size] = this.#queue.shift() ?? []
+        if (item) this.#size -= size
         if (!item) {
           if (this.#error) throw this.#error
           if (this.#over) return
@@ -529,7 +546,7 @@ class Subscription {
     if (this.options.presence) this.#present({ channel: this.channel, count, members })
   }
 
-  hear(message) {
+  hear(message, size) {
     if (!this.live) return   // a subscription of before
     if (message.type === 'join' || message.type === 'leave') {
       this.count = message.count
@@ -542,7 +559,8 @@ class Subscription {
     this.received = message.position ?? this.received
     decode(message)
     if (this.options.onMessage) return this.#hand(message.type === 'gap' ? 'onGap' : 'onMessage', message)
-    if (this.#queue.push(message) >= BUFFER) {
+    this.#size += size
+    if (this.#queue.push([message, size]) >= MANY || this.#size > LARGE) {
       this.#server.leave()
       this.paused = true
     }
