@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"time"
 
 	"fanfare/broker"
@@ -81,7 +80,7 @@ func (s slowness) or(d slowness) slowness {
 // once, and has what counts for all.
 func (c *Config) channel(name string) ChannelConfig {
 	is := ChannelConfig{Pattern: name}
-	if !strings.Contains(name, "*") {
+	if !broker.IsPattern(name) {
 		for i := range c.Channels {
 			if some := &c.Channels[i]; broker.Fits(some.Pattern, name) {
 				is.add(some)
@@ -111,14 +110,15 @@ func (c *ChannelConfig) retention() feed.Retention {
 // Config says how a [Server] works. The zero value is a good server; each
 // field says its default.
 type Config struct {
-	// Broker orders and keeps the messages. Default: a [broker.Memory] with the
-	// History settings below, which then are not for the broker alone: they
-	// also say what this server keeps at hand of each channel that has
-	// subscribers. The server starts it and Shutdown closes it.
+	// Broker orders and keeps the messages. Default: a [broker.Memory]. The server
+	// starts it and Shutdown closes it. A broker that can keep channels differently
+	// long (a [broker.Retainer], as Memory is) keeps them as the History settings
+	// say, here and in Channels; its own do not count then.
 	Broker broker.Broker
 
-	// History is how many messages of a channel are kept. Default 256;
-	// negative: none, and then nobody can resume.
+	// History is how many messages of a channel are kept, by the broker and, while
+	// it has subscribers, at hand. Default 256; negative: none, and then nobody can
+	// resume.
 	History int
 	// HistoryAge is how long. Default one hour.
 	HistoryAge time.Duration
@@ -253,7 +253,7 @@ func (c Config) withDefaults() (Config, error) {
 		c.Logger = slog.Default()
 	}
 	if c.Broker == nil {
-		c.Broker = broker.NewMemory(&broker.MemoryOptions{History: c.History, HistoryAge: c.HistoryAge, HistoryBytes: c.HistoryBytes})
+		c.Broker = broker.NewMemory(&broker.MemoryOptions{History: c.History, HistoryAge: c.HistoryAge, HistoryBytes: c.HistoryBytes, IDWindow: c.IDWindow})
 	}
 	return c, nil
 }

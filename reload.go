@@ -3,14 +3,14 @@ package fanfare
 import (
 	"reflect"
 
+	"fanfare/broker"
 	"fanfare/internal/feed"
 )
 
 // Reload has the server go on with other settings, for everybody who is there
 // already too: History, HistoryAge, HistoryBytes, SlowReaders, MaxLag, Channels,
 // MaxSubscriptions and Origins. What becomes of slow readers counts for whoever
-// subscribes from now on. How long a broker of the program's own keeps messages
-// is its own matter, unless it is a [broker.Retainer].
+// subscribes from now on.
 //
 // The rest takes effect at the next start: a warning in the log names what of it
 // is other now. Hooks and Logger are not looked at, and nor is a nil Broker. After an
@@ -45,7 +45,7 @@ func (s *Server) Reload(cfg Config) error {
 	next.SlowReaders, next.MaxLag = cfg.SlowReaders, cfg.MaxLag
 	next.Channels, next.Origins, next.MaxSubscriptions = cfg.Channels, cfg.Origins, cfg.MaxSubscriptions
 	s.now.Store(&next)
-
+	s.retain()
 	s.mu.Lock()
 	open := make([]*channel, 0, len(s.channels))
 	for _, c := range s.channels {
@@ -56,6 +56,17 @@ func (s *Server) Reload(cfg Config) error {
 		c.retain(s.retention)
 	}
 	return nil
+}
+
+// retain has a broker that can keep the channels' history as the settings of the
+// moment say.
+func (s *Server) retain() {
+	if b, ok := s.broker.(broker.Retainer); ok {
+		b.Retain(func(channel string) broker.Retention {
+			settings := s.now.Load().channel(channel)
+			return broker.Retention{Messages: settings.History, Age: settings.HistoryAge, Bytes: settings.HistoryBytes}
+		})
+	}
 }
 
 // retention is what the feed of a channel keeps by the settings of the moment.

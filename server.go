@@ -88,6 +88,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.now.Store(&cfg)
 	s.life, s.die = context.WithCancelCause(context.Background())
+	s.retain()
 	if err := s.broker.Start(s.deliver); err != nil {
 		s.closeTransports()
 		return nil, err

@@ -77,6 +77,13 @@ func (b *buffer) String() string {
 	return b.b.String()
 }
 
+// reset forgets what was said.
+func (b *buffer) reset() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.b.Reset()
+}
+
 // start runs fanfare with args.
 func start(t *testing.T, args ...string) *program {
 	t.Helper()

@@ -168,7 +168,7 @@ func (s *service) reload() {
 	next, err := s.settings()
 	if err != nil {
 		for line := range strings.Lines(err.Error()) {
-			s.log.Error("the settings stay as they are", "error", strings.TrimSpace(line))
+			s.log.Error("the settings stay as they are", "error", strings.TrimSpace(line)) // TrimSpace: the line break
 		}
 		return
 	}
@@ -187,9 +187,10 @@ func (s *service) reload() {
 		s.log.Error("the settings stay as they are", "error", err)
 		return
 	}
-	s.level.Set(next.logs())
 	s.now.Store(next)
+	s.level.Set(min(was.logs(), next.logs(), slog.LevelInfo)) // this is said in any case
 	s.log.Info("read the configuration again", "file", s.config, "changed", changes(was.facts(), next.facts()))
+	s.level.Set(next.logs())
 }
 
 // serve runs the server until it is told to end by a signal.

@@ -120,8 +120,9 @@ func (s *settings) facts() map[string]string {
 	return facts
 }
 
-// changes says what is other in now than in was, a phrase for each setting.
-func changes(was, now map[string]string) (phrases []string) {
+// changes says for a log what is other in now than in was.
+func changes(was, now map[string]string) string {
+	var phrases []string
 	names := maps.Clone(was)
 	maps.Copy(names, now)
 	for _, name := range slices.Sorted(maps.Keys(names)) {
@@ -129,7 +130,10 @@ func changes(was, now map[string]string) (phrases []string) {
 			phrases = append(phrases, fmt.Sprintf("%s: %s → %s", name, cmp.Or(was[name], "unsaid"), cmp.Or(now[name], "unsaid")))
 		}
 	}
-	return phrases
+	if more := len(phrases) - 20; more > 0 {
+		phrases = append(phrases[:20], fmt.Sprintf("and %d more", more))
+	}
+	return cmp.Or(strings.Join(phrases, "; "), "nothing")
 }
 
 func (s *settings) logs() (level slog.Level) {

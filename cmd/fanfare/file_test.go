@@ -1,0 +1,328 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"fanfare"
+	"fanfare/websocket"
+)
+
+// written writes a configuration file.
+func written(t *testing.T, name, content string) {
+	t.Helper()
+	if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// configured is what `serve` makes of flags and a file.
+func configured(t *testing.T, content string, args ...string) (*settings, error) {
+	t.Helper()
+	given := defaultSettings()
+	flags := given.flags()
+	if err := flags.Parse(args); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(t.TempDir())
+	written(t, "f.yaml", content)
+	return withFile("f.yaml", given, flags.Changed)
+}
+
+const everything = `
+listen: unix:/run/fanfare.sock
+open: true
+grace: 3s
+heartbeat: 4s
+heartbeat-timeout: 5s
+max-message: 64KiB
+max-subscriptions: 7
+id-window: 8m
+origin: [https://app.example.com, "*.example.com"]
+host: chat.example.com   # one needs no list
+history: 0
+history-age: 90m
+history-bytes: 3MiB
+slow-readers: skip
+max-lag: 65536
+log-level: warn
+log-format: json
+channels:
+  - pattern: tick/*
+    history: 0
+    slow-readers: latest
+  - {pattern: "*/b", history: 9, history-age: 24h, history-bytes: 4MiB, slow-readers: close, max-lag: 1kB}
+`
+
+// Every flag can stand in the file, and means the same there.
+func TestFileSaysEverything(t *testing.T) {
+	got, err := configured(t, everything)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &settings{
+		listen: "unix:/run/fanfare.sock", open: true, grace: 3 * time.Second, heartbeat: 4 * time.Second, heartbeatTimeout: 5 * time.Second,
+		maxMessage: 64 << 10, maxSubscriptions: 7, idWindow: 8 * time.Minute,
+		origins: []string{"https://app.example.com", "*.example.com"}, hosts: []string{"chat.example.com"},
+		logLevel: "warn", logFormat: "json",
+	}
+	all := fanfare.Config{History: -1, HistoryAge: 90 * time.Minute, HistoryBytes: 3 << 20, SlowReaders: fanfare.Skip, MaxLag: 64 << 10}
+	some := []fanfare.ChannelConfig{
+		{Pattern: "tick/*", History: -1, SlowReaders: fanfare.Latest},
+		{Pattern: "*/b", History: 9, HistoryAge: 24 * time.Hour, HistoryBytes: 4 << 20, SlowReaders: fanfare.Close, MaxLag: 1000},
+	}
+	cfg := got.config()
+	if !reflect.DeepEqual(cfg.Channels, some) {
+		t.Errorf("channels: %+v", cfg.Channels)
+	}
+	if cfg.History != all.History || cfg.HistoryAge != all.HistoryAge || cfg.HistoryBytes != all.HistoryBytes || cfg.SlowReaders != all.SlowReaders || cfg.MaxLag != all.MaxLag {
+		t.Errorf("for all channels: %+v", cfg)
+	}
+	if cfg.MaxSubscriptions != 7 || cfg.IDWindow != 8*time.Minute || cfg.MaxMessage != 64<<10 || cfg.Heartbeat != 4*time.Second || cfg.HeartbeatTimeout != 5*time.Second || len(cfg.Origins) != 2 {
+		t.Errorf("%+v", cfg)
+	}
+	got.channels = nil
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	// So that nobody adds a flag which this does not try.
+	said, usual := got.facts(), defaultSettings().facts()
+	for name := range usual {
+		if said[name] == usual[name] && !slices.ContainsFunc(channelSettings, func(c channelSetting) bool { return c.name == name }) {
+			t.Errorf("%s is as without the file: %s", name, said[name])
+		}
+	}
+}
+
+func TestFlagsBeforeTheFile(t *testing.T) {
+	got, err := configured(t, everything, "--grace=1m", "--origin=https://flag.example", "--slow-readers=close", "--max-lag=tick/*=2MiB", "--history=tick/gold=1", "--open=false", "--listen=127.0.0.1:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := got.config()
+	if got.grace != time.Minute || got.listen != "127.0.0.1:1" || got.open || !slices.Equal(cfg.Origins, []string{"https://flag.example"}) || cfg.SlowReaders != fanfare.Close {
+		t.Errorf("flags must win: %+v", got)
+	}
+	if got.heartbeat != 4*time.Second || cfg.MaxLag != 64<<10 || cfg.History != -1 {
+		t.Errorf("what no flag says is the file's: %+v", got)
+	}
+	if cfg.Channels[0] != (fanfare.ChannelConfig{Pattern: "tick/*", MaxLag: 2 << 20}) || cfg.Channels[1] != (fanfare.ChannelConfig{Pattern: "tick/gold", History: 1}) || len(cfg.Channels) != 4 {
+		t.Errorf("what flags say of channels comes first: %+v", cfg.Channels)
+	}
+}
+
+func TestFilesThatSayNothing(t *testing.T) {
+	for _, content := range []string{"", "# nothing\n", "---\n"} {
+		got, err := configured(t, content)
+		if err != nil || !reflect.DeepEqual(got, defaultSettings()) {
+			t.Errorf("%q: %+v %v", content, got, err)
+		}
+	}
+}
+
+// What is wrong in a file is told with line and column, and with what is right.
+func TestBadFiles(t *testing.T) {
+	for _, c := range []struct{ content, want string }{
+		{"histroy: 3", `f.yaml:1:1: there is no setting "histroy" here; there are channels, grace, `},
+		{"config: f.yaml", `f.yaml:1:1: there is no setting "config" here`},
+		{"help: true", `f.yaml:1:1: there is no setting "help" here`},
+		{"\n# no\n\n  history: many", `f.yaml:4:12: history is "many": it must be a whole number, 0 or more`},
+		{"history: -1", `f.yaml:1:10: history is "-1": it must be`},
+		{"history: 1.5", `f.yaml:1:10: history is "1.5": it must be`},
+		{"history:", "f.yaml:1:10: history has no value"},
+		{"history: [1, 2]", "f.yaml:1:14: history is \"2\": it is 1 for all channels already"},
+		{"grace: [1s, 2s]", "f.yaml:1:8: grace must be one value"},
+		{"grace: {a: 1}", "f.yaml:1:8: grace must be one value"},
+		{"grace: 10", `f.yaml:1:8: grace is "10": a time is written as in 90s, 1h30m or 24h`},
+		{"grace: 0s", `f.yaml:1:8: grace is "0s": it must be longer than nothing`},
+		{"grace: &a 10s", "f.yaml:1:8: grace must be one value"},
+		{"max-lag: lots", `f.yaml:1:10: max-lag is "lots": a size is a positive number of bytes`},
+		{"open: yes", `f.yaml:1:7: open is "yes": it must be true or false`},
+		{"log-level: loud", `f.yaml:1:12: log-level is "loud": it must be debug, info, warn or error`},
+		{"listen: 80", `f.yaml:1:9: listen is "80": it must be host:port`},
+		{"max-subscriptions: 0", `f.yaml:1:20: max-subscriptions is "0": it must be a whole number, 1 or more`},
+		{`origin: ["https://a.example", "a b"]`, `f.yaml:1:31: origin is "a b": the origin "a b" holds a blank`},
+		{"host: https://a.example", `f.yaml:1:7: host is "https://a.example": `},
+		{"slow-readers: fast", `f.yaml:1:15: slow-readers is "fast": "fast" is no policy`},
+		{"history: 1\nhistory: 2", `f.yaml:2:1: mapping key "history" already defined at [1:1]`},
+		{"a: 1\n b: 2", "f.yaml:1:4: "},
+		{"history: \"1", "f.yaml:1:10: "},
+		{"history: 1\n---\nhistory: 2", "f.yaml:2:1: a second document begins here"},
+		{"- history", "f.yaml:1:1: a configuration file is a list of lines such as history: 1000"},
+		{"history", "f.yaml:1:1: a configuration file is a list of lines"},
+		{"channels: 3", "f.yaml:1:11: channels is a list, each of whose entries begins as in - pattern: chat/**"},
+		{"channels:\n  - chat", "f.yaml:2:5: an entry of channels is a list of lines"},
+		{"channels:\n  - history: 3", "f.yaml:2:12: it is not said for which channels this is"},
+		{"channels:\n  - pattern: a\n    grace: 3s", `f.yaml:3:5: there is no setting "grace" here; there are history, history-age, history-bytes, max-lag, pattern, slow-readers`},
+		{"channels:\n  - pattern: '**/a'", `f.yaml:2:14: pattern is "**/a": "**/a" is no pattern`},
+		{"channels:\n  - pattern: a\n  - pattern: b\n  - pattern: a", `f.yaml:4:14: pattern is "a": its settings are in line 2 already`},
+		{"channels:\n  - pattern: a\n    max-lag: 0", `f.yaml:3:14: max-lag is "0": a size is`},
+		{"channels:\n  - pattern: a\n    history-age:", "f.yaml:3:18: history-age has no value"},
+		{"channels:\n  - pattern: **", `f.yaml:2:15: unexpected scalar value type; what begins with * needs quotes: "*"`},
+		{"channels:\n  - pattern: *", `what begins with * needs quotes: "*"`},
+		{"channels:\n  - pattern: *\n    history: 1", `what begins with * needs quotes: "*"`},
+		{"channels:\n  - pattern: */a", `what begins with * needs quotes: "*"`},
+		{"origin: [*.example.com]", `what begins with * needs quotes: "*"`},
+	} {
+		got, err := configured(t, c.content)
+		var wrong mistakes
+		if got != nil || exitCode(err) != exitUsage || !errors.As(err, &wrong) || len(wrong) != 1 || !strings.Contains(wrong[0], c.want) || !strings.HasPrefix(wrong[0], "f.yaml:") {
+			t.Errorf("%q: %v, want %s", c.content, err, c.want)
+		}
+	}
+	_, err := configured(t, "history: x\nchannels:\n  - pattern: '**/a'\n  - pattern: b\n    max-lag: y\ngrace: z\n", "--grace=1s")
+	var wrong mistakes
+	if !errors.As(err, &wrong) || len(wrong) != 4 || !strings.HasPrefix(wrong[3], "f.yaml:6:8: grace") {
+		t.Errorf("all mistakes at once, also where a flag wins: %v", err)
+	}
+	if _, err := configured(t, "#"+strings.Repeat("x", maxFile)); err == nil || !strings.Contains(err.Error(), "f.yaml is larger than 1 MiB") {
+		t.Errorf("a large file: %v", err)
+	}
+}
+
+func TestChanges(t *testing.T) {
+	was := &settings{channels: []fanfare.ChannelConfig{{Pattern: "a", History: 1, MaxLag: 64 << 10}, {Pattern: "b", SlowReaders: fanfare.Skip}, {History: 3}}}
+	now := &settings{logLevel: "warn", channels: []fanfare.ChannelConfig{{Pattern: "a", History: -1, MaxLag: 64 << 10}, {Pattern: "a", MaxLag: 1}, {Pattern: "c", HistoryAge: time.Hour}}}
+	want := "history: 3 → 256; history of a: 1 → 0; history-age of c: unsaid → 1h0m0s; log-level: unsaid → warn; slow-readers of b: skip → unsaid"
+	if got := changes(was.facts(), now.facts()); got != want {
+		t.Errorf("%s", got)
+	}
+	if got := changes(now.facts(), now.facts()); got != "nothing" {
+		t.Errorf("the same: %s", got)
+	}
+	for i := range 25 {
+		now.channels = append(now.channels, fanfare.ChannelConfig{Pattern: strconv.Itoa(i), History: 1})
+	}
+	if got := changes(was.facts(), now.facts()); !strings.HasSuffix(got, "; and 10 more") || strings.Count(got, ";") != 20 {
+		t.Errorf("many: %s", got)
+	}
+}
+
+// hangUp has the server read its file again, and waits for what it says of it.
+func hangUp(t *testing.T, cmd *exec.Cmd, said *program, want ...string) {
+	t.Helper()
+	said.errs.reset()
+	if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range want {
+		said.says(text)
+	}
+}
+
+// kept is how many messages of a channel a server has.
+func kept(t *testing.T, at, channel string) int {
+	t.Helper()
+	resp, err := http.Get("http://" + at + "/" + channel + "?since=0&limit=1000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var page struct{ Messages []json.RawMessage }
+	if err := json.NewDecoder(resp.Body).Decode(&page); err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s %v", resp.Status, err)
+	}
+	return len(page.Messages)
+}
+
+// post publishes messages to a channel.
+func post(t *testing.T, at, channel string, n int) {
+	t.Helper()
+	for range n {
+		resp, err := http.Post("http://"+at+"/"+channel, "text/plain", strings.NewReader("x"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			t.Fatal(resp.Status)
+		}
+	}
+}
+
+// A hang-up has a server go on with what its file says now, and a mistake in
+// the file changes nothing.
+func TestReload(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "fanfare.yaml")
+	written(t, file, "history: 20\ngrace: 1m\nmax-message: 1kB\n")
+	cmd, said, at := daemon(t, "--config", file, "--max-lag", "2MiB")
+	conn, _, err := websocket.Dial(context.Background(), "ws://"+at+"/chat/a", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.CloseNow()
+	post(t, at, "chat/a", 30)
+	if n := kept(t, at, "chat/a"); n != 20 {
+		t.Fatalf("%d messages are kept, and the file says 20", n)
+	}
+
+	written(t, file, "history: 20\nmax-lag: 1MiB\ngrace: 200ms\nhost: proxied.example\nchannels:\n  - pattern: chat/**\n    history: 5\n")
+	hangUp(t, cmd, said, `level=INFO msg="read the configuration again"`, `changed="grace: 1m0s → 200ms; history of chat/**: unsaid → 5; host: unsaid → proxied.example"`)
+	said.says(`level=WARN msg="a setting takes effect at the next start" setting=max-message now=1000 then=1MiB`)
+	if n := kept(t, at, "chat/a"); n != 5 {
+		t.Errorf("%d messages are kept of a channel that was open when the file began to say 5", n)
+	}
+	req, err := http.NewRequest(http.MethodGet, "http://"+at+"/x", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Host = "proxied.example"
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("a new host: %v %v", resp, err)
+	} else {
+		resp.Body.Close()
+	}
+
+	written(t, file, "history: 1\n\nhistroy: 2\ngrace: 0s\n")
+	hangUp(t, cmd, said, `fanfare.yaml:3:1: there is no setting`, `fanfare.yaml:4:8: grace is`)
+	said.says(`level=ERROR msg="the settings stay as they are"`)
+	written(t, file, "history: 1\nlisten: 0.0.0.0:80\n") // --listen is given
+	hangUp(t, cmd, said, `history: 20 → 1; history of chat/**: 5 → unsaid; host: proxied.example → unsaid"`)
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	hangUp(t, cmd, said, "no such file")
+	post(t, at, "chat/a", 3)
+	if n := kept(t, at, "chat/a"); n != 1 {
+		t.Errorf("%d messages are kept, want 1: the last good file counts", n)
+	}
+
+	written(t, file, "log-level: error\ngrace: 200ms\n")
+	hangUp(t, cmd, said, "grace: 10s → 200ms; history: 1 → 256; log-level: info → error")
+	frozen := dialRaw(t, at)
+	defer frozen.Close()
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if code := exits(t, cmd); code != exitOther {
+		t.Errorf("the exit code is %d, want 1", code)
+	}
+	said.says("not everyone had left after --grace 200ms")
+}
+
+// Without a file a hang-up is what it is for every program of a terminal.
+func TestAHangUpEnds(t *testing.T) {
+	cmd, _, _ := daemon(t)
+	if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	exits(t, cmd)
+	if status := cmd.ProcessState.Sys().(syscall.WaitStatus); !status.Signaled() || status.Signal() != syscall.SIGHUP {
+		t.Errorf("it ended with %v", cmd.ProcessState)
+	}
+}
