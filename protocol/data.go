@@ -97,8 +97,9 @@ func (f form) room(payload []byte) int {
 		return len(`""`) + base64.StdEncoding.EncodedLen(len(payload))
 	}
 	room := len(`""`) + len(payload)
-	for _, c := range payload {
-		room += int(extra[c])
+	for at := plain(payload, 0); at < len(payload); at += plain(payload[at:], 0) {
+		room += int(extra[payload[at]])
+		at++
 	}
 	return room + bytes.Count(payload, lineSeparators)*(len(`\u2028`)-len("\u2028"))
 }

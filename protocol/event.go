@@ -141,9 +141,9 @@ func (l *Limits) append(dst []byte) []byte {
 }
 
 func (m *Member) append(dst []byte) []byte {
-	dst = appendString(append(dst, `{"session":`...), m.Session)
+	dst = appendString(append(dst, `{"session":`...), []byte(m.Session))
 	if m.Name != "" {
-		dst = appendString(append(dst, `,"name":`...), m.Name)
+		dst = appendString(append(dst, `,"name":`...), []byte(m.Name))
 	}
 	dst = appendTime(append(dst, `,"since":`...), m.Since)
 	return append(dst, '}')

@@ -2,7 +2,9 @@ package protocol
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"strconv"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -262,14 +264,9 @@ func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
 // quoted walks past a string.
 func (s *scanner) quoted() bool {
-	s.at++
-	for s.at < len(s.text) {
-		c := s.text[s.at]
-		if extra[c] == 0 {
-			s.at++
-			continue
-		}
-		switch c {
+	for s.at++; ; {
+		s.at += plain(s.text[s.at:], 0)
+		switch s.peek() {
 		case '"':
 			s.at++
 			return true
@@ -279,10 +276,12 @@ func (s *scanner) quoted() bool {
 				return false
 			}
 		default:
+			if s.at == len(s.text) {
+				return s.wrong(`the quote at a string's end`)
+			}
 			return s.wrong(`an escape such as \n instead of a control character`)
 		}
 	}
-	return s.wrong(`the quote at a string's end`)
 }
 
 // escape walks past what stands behind a backslash.
@@ -380,53 +379,74 @@ func unit(digits []byte) (r rune) {
 	return r
 }
 
+// plain returns how many bytes at the beginning of text stand for themselves in
+// a JSON string. With stop as highs those end at the first that is not ASCII.
+func plain(text []byte, stop uint64) int {
+	at := 0
+	for ; len(text)-at >= 8; at += 8 {
+		// Eight bytes at once: in found the lowest bit that is set is in the
+		// first byte that is a control character, a quote, a backslash or to stop at.
+		word := binary.LittleEndian.Uint64(text[at:])
+		quote, backslash := word^'"'*ones, word^'\\'*ones
+		found := (word-' '*ones)&^word | (quote-ones)&^quote | (backslash-ones)&^backslash | word&stop
+		if found &= highs; found != 0 {
+			return at + bits.TrailingZeros64(found)/8
+		}
+	}
+	for at < len(text) && extra[text[at]] == 0 && uint64(text[at])&stop == 0 {
+		at++
+	}
+	return at
+}
+
+const (
+	ones  = 0x0101010101010101
+	highs = 0x80 * ones
+)
+
 // appendString appends a string as JSON, on one line and in UTF-8 whatever it
 // contains. U+2028 and U+2029 are escaped too: some readers take them for the
 // ends of lines.
-func appendString[T string | []byte](dst []byte, s T) []byte {
+func appendString(dst, s []byte) []byte {
 	const digits = "0123456789abcdef"
 	dst = append(dst, '"')
-	start := 0
-	for i := 0; i < len(s); {
-		c := s[i]
-		if c < utf8.RuneSelf {
-			if extra[c] == 0 {
-				i++
-				continue
-			}
-			dst = append(dst, s[start:i]...)
-			switch c {
-			case '"', '\\':
-				dst = append(dst, '\\', c)
-			case '\b':
-				dst = append(dst, '\\', 'b')
-			case '\f':
-				dst = append(dst, '\\', 'f')
-			case '\n':
-				dst = append(dst, '\\', 'n')
-			case '\r':
-				dst = append(dst, '\\', 'r')
-			case '\t':
-				dst = append(dst, '\\', 't')
-			default:
+	for {
+		n := plain(s, highs)
+		dst, s = append(dst, s[:n]...), s[n:]
+		if len(s) == 0 {
+			return append(dst, '"')
+		}
+		size := 1
+		switch c := s[0]; c {
+		case '"', '\\':
+			dst = append(dst, '\\', c)
+		case '\b':
+			dst = append(dst, '\\', 'b')
+		case '\f':
+			dst = append(dst, '\\', 'f')
+		case '\n':
+			dst = append(dst, '\\', 'n')
+		case '\r':
+			dst = append(dst, '\\', 'r')
+		case '\t':
+			dst = append(dst, '\\', 't')
+		default:
+			if c < utf8.RuneSelf {
 				dst = append(dst, '\\', 'u', '0', '0', digits[c>>4], digits[c&15])
+				break
 			}
-			i++
-			start = i
-			continue
+			var r rune
+			switch r, size = utf8.DecodeRune(s); {
+			case r == utf8.RuneError && size == 1:
+				dst = append(dst, `\ufffd`...)
+			case r == '\u2028' || r == '\u2029':
+				dst = append(dst, '\\', 'u', '2', '0', '2', digits[r&15])
+			default:
+				dst = append(dst, s[:size]...)
+			}
 		}
-		r, size := utf8.DecodeRuneInString(string(s[i:min(i+utf8.UTFMax, len(s))]))
-		switch {
-		case r == utf8.RuneError && size == 1:
-			dst = append(append(dst, s[start:i]...), `\ufffd`...)
-			start = i + size
-		case r == '\u2028' || r == '\u2029':
-			dst = append(append(dst, s[start:i]...), '\\', 'u', '2', '0', '2', digits[r&15])
-			start = i + size
-		}
-		i += size
+		s = s[size:]
 	}
-	return append(append(dst, s[start:]...), '"')
 }
 
 // appendLine appends JSON text, which is not changed but that the ends of

@@ -49,10 +49,10 @@ func ParseMessage(text []byte) (Message, error) {
 func AppendMessage(dst []byte, pattern string, m *broker.Message) []byte {
 	var buf [512]byte // so that dst grows once and by what is needed: history keeps it
 	head := append(buf[:0], `{"type":"message","channel":`...)
-	head = appendString(head, m.Channel)
+	head = appendString(head, []byte(m.Channel))
 	if pattern != "" {
 		head = append(head, `,"pattern":`...)
-		head = appendString(head, pattern)
+		head = appendString(head, []byte(pattern))
 	}
 	head = append(head, `,"position":"`...)
 	head = m.Position.Append(head)
@@ -64,11 +64,11 @@ func AppendMessage(dst []byte, pattern string, m *broker.Message) []byte {
 	head = appendTime(head, m.Time)
 	if m.Sender != "" {
 		head = append(head, `,"sender":`...)
-		head = appendString(head, m.Sender)
+		head = appendString(head, []byte(m.Sender))
 	}
 	if m.Key != "" {
 		head = append(head, `,"key":`...)
-		head = appendString(head, m.Key)
+		head = appendString(head, []byte(m.Key))
 	}
 	if m.Binary {
 		head = append(head, `,"encoding":"base64"`...)

@@ -11,7 +11,7 @@ type object struct{ dst []byte }
 
 func begin(dst []byte, kind string) object {
 	o := object{append(slices.Grow(dst, 128), `{"type":`...)}
-	o.dst = appendString(o.dst, kind)
+	o.dst = appendString(o.dst, []byte(kind))
 	return o
 }
 
@@ -22,7 +22,7 @@ func (o *object) name(name string) {
 func (o *object) text(name, value string) {
 	if value != "" {
 		o.name(name)
-		o.dst = appendString(o.dst, value)
+		o.dst = appendString(o.dst, []byte(value))
 	}
 }
 
