@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/pflag"
+
 	"fanfare"
 	"fanfare/websocket"
 )
@@ -121,6 +123,33 @@ func TestFlagsBeforeTheFile(t *testing.T) {
 	}
 	if cfg.Channels[0] != (fanfare.ChannelConfig{Pattern: "tick/*", MaxLag: 2 << 20}) || cfg.Channels[1] != (fanfare.ChannelConfig{Pattern: "tick/gold", History: 1}) || len(cfg.Channels) != 4 {
 		t.Errorf("what flags say of channels comes first: %+v", cfg.Channels)
+	}
+}
+
+// The example says every setting there is.
+func TestTheExample(t *testing.T) {
+	name := filepath.FromSlash("../../examples/fanfare.yaml")
+	p := start(t, "serve", "--config", name, "--check")
+	p.want(name + ": ok")
+	p.ends(exitFine)
+	content, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defaultSettings().flags().VisitAll(func(f *pflag.Flag) {
+		if !strings.Contains("\n"+string(content), "\n"+f.Name+":") {
+			t.Errorf("%s does not say %s", name, f.Name)
+		}
+	})
+	// What it says to be the defaults are.
+	s, err := withFile(name, defaultSettings(), func(string) bool { return false })
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.channels = slices.DeleteFunc(s.channels, func(c fanfare.ChannelConfig) bool { return c.Pattern != "" })
+	was, now := defaultSettings().facts(), s.facts()
+	if got := changes(was, now); got != "history-bytes: 1MiB → 2MiB; host: unsaid → chat.example.com; origin: unsaid → https://app.example.com,*.example.org" {
+		t.Errorf("it is other than the defaults in %s", got)
 	}
 }
 

@@ -171,7 +171,7 @@ var channelSettings = []channelSetting{
 		func(c *fanfare.ChannelConfig) string { return said(c.History, strconv.Itoa(max(c.History, 0))) },
 	},
 	{
-		"history-age", "how long they are kept", "chat/**=24h", "1h",
+		"history-age", "how long they are kept", "chat/**=24h", "1h0m0s",
 		func(text string, c *fanfare.ChannelConfig) (err error) {
 			c.HistoryAge, err = duration(text)
 			return err
