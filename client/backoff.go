@@ -35,8 +35,6 @@ func (b *backoff) reset() { b.failures = 0 }
 // machine is suspended; the wall's can be set.
 type moment struct{ mono, wall time.Time }
 
-func wallClock() time.Time { return time.Now().Round(0) }
-
 // after returns how much time has passed since an earlier moment, by the clock
 // that says more. Zero if earlier is no moment at all.
 func (m moment) after(earlier moment) time.Duration {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"fanfare/protocol"
@@ -101,7 +102,7 @@ type Client struct {
 	stop    context.CancelCauseFunc // ends life
 	online  chan struct{}           // closed when there was a connection
 	ended   chan struct{}           // closed when run has returned
-	wall    func() time.Time        // the wall's clock
+	asleep  atomic.Int64            // how long the machine was suspended, for tests
 
 	mu      sync.Mutex // guards the following, and what is said to be under it elsewhere
 	state   State
@@ -137,7 +138,6 @@ func Dial(ctx context.Context, rawURL string, o *Options) (*Client, error) {
 		ended:   make(chan struct{}),
 		changed: make(chan struct{}),
 		subs:    make(map[string]*Subscription),
-		wall:    wallClock,
 	}
 	var err error
 	if c.url, c.channel, err = address(rawURL, set.Name); err != nil {
@@ -330,4 +330,7 @@ func (c *Client) end(err error) {
 }
 
 // now reads both clocks.
-func (c *Client) now() moment { return moment{time.Now(), c.wall()} }
+func (c *Client) now() moment {
+	t := time.Now()
+	return moment{t, t.Round(0).Add(time.Duration(c.asleep.Load()))}
+}

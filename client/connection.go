@@ -219,11 +219,12 @@ type utterance struct {
 // run is the session's life. When it returns, the connection is gone.
 func (s *session) run() *loss {
 	c := s.client
+	began := c.now()
 	s.begin()
 	done := make(chan struct{})
 	var others sync.WaitGroup
 	others.Go(func() { s.write(done) })
-	others.Go(func() { s.watch(done) })
+	others.Go(func() { s.watch(began, done) })
 	others.Go(func() {
 		select {
 		case <-c.life.Done():
@@ -369,11 +370,10 @@ func (s *session) cut(why error) {
 	_ = s.conn.CloseNow()
 }
 
-// watch cuts a connection over which nothing comes.
-func (s *session) watch(done <-chan struct{}) {
+// watch cuts a connection over which nothing comes. last is when it began.
+func (s *session) watch(last moment, done <-chan struct{}) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
-	last := s.client.now()
 	for {
 		select {
 		case <-ticker.C:

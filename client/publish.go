@@ -29,6 +29,7 @@ type PublishOptions struct {
 // data is a message's text, or with [PublishOptions.Binary] its bytes, if it is a []byte, and
 // otherwise what [encoding/json] makes of it. So json.RawMessage goes out as it
 // is, and a string is a JSON string, which those who speak plain see as the text it stands for.
+// In text that is JSON, ends of lines become spaces.
 //
 // Publish waits over reconnections. If ctx ends before the message was sent
 // over any, the message is not published; if it ends after that, the error is an
@@ -93,8 +94,6 @@ func pack(command *protocol.Command, data any, binary bool) (size int, err error
 		return 0, fmt.Errorf("client: only a []byte can be published as binary, not a %T", data)
 	case isBytes && !binary && !utf8.Valid(payload):
 		return 0, &Error{Code: "bad_data", Message: "the text is not UTF-8: publish other bytes with PublishOptions.Binary"}
-	case isBytes && !binary && protocol.IsJSON(payload):
-		command.Data = bytes.Clone(payload)
 	case isBytes:
 		command.Data, command.Encoding = protocol.DataOf(payload, binary)
 		return len(payload), nil
