@@ -11,8 +11,10 @@ type subscriber interface {
 	// wake says that the feed has more. It is called by the loop that the
 	// subscriber belongs to, and does not block.
 	wake()
-	// subscription is the subscriber's place in the channel.
-	subscription() *subscription
+	// reading is the subscriber's place in the channel.
+	reading() *subscription
+	// member is who is present in the channel because of this subscriber, if anybody.
+	member() (member, bool)
 }
 
 // slice is how many subscribers are woken in one go. Between two slices the loop
@@ -22,7 +24,8 @@ const slice = 256
 // An audience is the subscribers of a channel that belong to one loop. It is a
 // task of that loop: one walk past all members.
 type audience struct {
-	loop transport.Loop // static
+	channel *channel       // static
+	loop    transport.Loop // static
 
 	state atomic.Uint32 // idle, due or walking
 	size  atomic.Int32  // members, and those about to be
@@ -81,7 +84,7 @@ func (a *audience) begin() {
 func (a *audience) join(s subscriber) transport.Do {
 	a.size.Add(1)
 	return func() {
-		s.subscription().seat = len(a.members)
+		s.reading().seat = int32(len(a.members))
 		a.members = append(a.members, s)
 		if a.left > 0 {
 			a.left++ // it may stand between where a walk is and where it ends
@@ -94,10 +97,10 @@ func (a *audience) join(s subscriber) transport.Do {
 func (a *audience) leave(s subscriber) transport.Do {
 	a.size.Add(-1)
 	return func() {
-		seat, last := s.subscription().seat, len(a.members)-1
+		seat, last := int(s.reading().seat), len(a.members)-1
 		moved := a.members[last]
 		a.members[seat] = moved
-		moved.subscription().seat = seat
+		moved.reading().seat = int32(seat)
 		a.members[last] = nil
 		a.members = a.members[:last]
 		a.left = min(a.left, last)

@@ -55,10 +55,26 @@ func CheckChannel(name string) error {
 	return nil
 }
 
+// checkReadable returns nil if name is a channel's, or a pattern: if one can
+// subscribe to it.
+func checkReadable(name string) error {
+	if !broker.IsPattern(name) {
+		return CheckChannel(name)
+	}
+	if err := CheckPattern(name); err != nil {
+		return errorf("bad_channel", "%v", err)
+	}
+	return nil
+}
+
 // A channel is what this server has of a channel while somebody subscribes to
-// it: its feed and the subscribers.
+// it: its feed and the subscribers. A pattern that somebody subscribes to is one
+// too: its feed has the messages of all channels that it fits, in the order in
+// which the broker delivers them.
 type channel struct {
+	server *Server       // static
 	name   string        // static
+	nobody speaker       // static: nobody in particular, from here
 	joiner feed.Joiner   // all subscriptions'
 	opened chan struct{} // closed when open is done
 	err    error         // of open; static once opened is closed
@@ -70,13 +86,17 @@ type channel struct {
 	// and read without.
 	audiences atomic.Pointer[[]*audience]
 
-	mu    sync.Mutex        // guards the following
-	live  *feed.Feed        // feed, as soon as it may be appended to
-	early []*broker.Message // delivered before that
+	present atomic.Int64          // members
+	crowd   atomic.Pointer[crowd] // nil until somebody wants to know who comes and goes
+
+	mu    sync.Mutex           // guards the following
+	live  *feed.Feed           // feed, as soon as it may be appended to
+	early []*broker.Message    // delivered before that
+	forms map[*wire]*feed.Form // of a pattern
 }
 
-func newChannel(name string) *channel {
-	c := &channel{name: name, opened: make(chan struct{})}
+func (s *Server) newChannel(name string) *channel {
+	c := &channel{server: s, name: name, opened: make(chan struct{}), nobody: speaker{home: name}}
 	c.audiences.Store(new([]*audience))
 	return c
 }
@@ -91,7 +111,7 @@ func (c *channel) audience(l transport.Loop) *audience {
 			return a
 		}
 	}
-	a := &audience{loop: l}
+	a := &audience{channel: c, loop: l}
 	more := append(slices.Clip(have), a)
 	c.audiences.Store(&more)
 	return a
@@ -122,6 +142,41 @@ func (c *channel) open(ctx context.Context, b broker.Broker, retention func(chan
 	}
 	c.early = nil
 	return nil
+}
+
+// A wire is a way in which messages go out to a kind of reader.
+type wire struct {
+	// encode appends a message. pattern is the subscription that brings it, if
+	// that is one: what such a reader gets must name the channel.
+	encode func(dst []byte, pattern string, m *Message) []byte
+	form   feed.Form // of a channel's messages
+}
+
+func newWire(encode func(dst []byte, pattern string, m *Message) []byte) *wire {
+	w := &wire{encode: encode}
+	w.form.Encode = func(dst []byte, m *Message) []byte { return encode(dst, "", m) }
+	return w
+}
+
+// form returns what the channel's messages look like over a wire; nil for none.
+func (c *channel) form(w *wire) *feed.Form {
+	switch {
+	case w == nil:
+		return nil
+	case !broker.IsPattern(c.name):
+		return &w.form
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f := c.forms[w]
+	if f == nil {
+		f = &feed.Form{Encode: func(dst []byte, m *Message) []byte { return w.encode(dst, c.name, m) }}
+		if c.forms == nil {
+			c.forms = make(map[*wire]*feed.Form)
+		}
+		c.forms[w] = f
+	}
+	return f
 }
 
 // isOpen reports whether open is done.

@@ -6,13 +6,19 @@ import (
 
 	"fanfare/internal/descriptors"
 	"fanfare/internal/handshake"
+	"fanfare/protocol"
 )
 
-// serveWebSocket opens a session.
+// serveWebSocket opens a session. channel is the URL's, or a pattern; empty:
+// none, and then the client must speak fanfare.v1.
 func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request, channel string) {
-	subprotocol, err := handshake.Check(r, &handshake.Options{Origins: s.now.Load().Origins})
+	subprotocol, err := handshake.Check(r, &handshake.Options{Origins: s.now.Load().Origins, Subprotocols: []string{protocol.Subprotocol}})
 	if err != nil {
 		s.refuse(w, err)
+		return
+	}
+	if channel == "" && subprotocol == "" {
+		s.refuse(w, errorf("bad_subprotocol", "/-/connect has no channel: ask for the subprotocol %s, or connect to a channel's URL", protocol.Subprotocol))
 		return
 	}
 	if descriptors.Scarce() {
@@ -25,37 +31,40 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request, channel 
 		s.refuse(w, err)
 		return
 	}
-	form := plainForm
-	if r.Header.Get(positionHeader) == "pong" {
-		form = plainWithPosition
-	}
 	if err := s.cfg.Hooks.mayConnect(r, channel); err != nil {
 		s.refuse(w, err)
 		return
 	}
-	sess := &session{server: s, who: nobody}
-	if set.name != "" || set.key != "" {
-		sess.who = &speaker{set.name, set.key}
+	wire := plainWire
+	switch {
+	case subprotocol != "":
+		wire = v1Wire
+	case r.Header.Get(positionHeader) == "pong":
+		wire = plainWithPosition
 	}
-	sess.sub, err = s.subscribe(r.Context(), channel, set.since, slowness{policy: set.slow}, form)
-	if err != nil {
-		s.refuse(w, err)
-		return
+	var at place
+	header := http.Header{}
+	if channel != "" {
+		if at, err = s.find(r.Context(), channel, set.since, slowness{policy: set.slow}, wire); err != nil {
+			s.refuse(w, err)
+			return
+		}
+		header.Set(positionHeader, at.cursor.Position().String())
 	}
 	// From the 101 on the client is one that Shutdown has to wait for.
 	if !s.admit() {
-		s.leave(&sess.sub, sess)
+		s.abandon(at)
 		s.refuse(w, ErrServerClosed)
 		return
 	}
 	entered := false
 	defer func() {
 		if !entered {
-			s.leave(&sess.sub, sess)
+			s.abandon(at)
 			s.ends.Done()
 		}
 	}()
-	nc, early, err := handshake.Take(w, r, subprotocol, http.Header{positionHeader: {sess.sub.cursor.Position().String()}})
+	nc, early, err := handshake.Take(w, r, subprotocol, header)
 	if err != nil {
 		var refusal *handshake.Refusal
 		if errors.As(err, &refusal) {
@@ -64,11 +73,38 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request, channel 
 		}
 		return
 	}
-	sess.conn, err = s.accept(nc, early)
+	conn, err := s.accept(nc, early)
 	if err != nil {
 		nc.Close()
 		return
 	}
 	entered = true
-	s.enter(sess)
+	sess := &session{server: s, conn: conn, id: s.newID(), who: set.speaker(at)}
+	if subprotocol == "" {
+		sess.talk = plain{}
+		s.attach(&sess.sub, at, conn.Loop(), sess)
+	} else {
+		sess.begin(at)
+	}
+	s.enter(sess, conn)
+}
+
+// abandon gives up a place to which nothing was attached.
+func (s *Server) abandon(at place) {
+	if at.channel != nil {
+		s.release(at.channel)
+	}
+}
+
+// speaker is who the settings say speaks, from a place; many are nobody in
+// particular, and share what they are.
+func (set *settings) speaker(at place) *speaker {
+	if at.channel != nil && set.name == "" && set.key == "" && set.client == "" {
+		return &at.channel.nobody
+	}
+	who := &speaker{name: set.name, key: set.key, client: set.client}
+	if at.channel != nil {
+		who.home = at.channel.name
+	}
+	return who
 }

@@ -2,6 +2,7 @@ package fanfare
 
 import (
 	"fmt"
+	"time"
 
 	"fanfare/internal/feed"
 	"fanfare/internal/frame"
@@ -26,6 +27,20 @@ func (e ending) String() string {
 	return [...]string{"client", "lost", "shutdown", "silent", "slow", "stuck", "protocol", "timeout"}[e]
 }
 
+// code is what bye calls it.
+func (e ending) code() string {
+	switch e {
+	case byShutdown:
+		return "shutting_down"
+	case bySlowness:
+		return "too_slow"
+	}
+	return e.String()
+}
+
+// retryAfter is after how long a client may come back.
+const retryAfter = time.Second
+
 // A disconnect is how we end a connection: the code says to a program whether
 // to come back (1001, 1011 and 1013: yes; 1002, 1003, 1007, 1008, 1009: not
 // without doing something else), the reason says why to a person.
@@ -33,6 +48,11 @@ type disconnect struct {
 	why    ending
 	code   frame.Code
 	reason string
+}
+
+// returns reports whether coming back makes sense.
+func (d *disconnect) returns() bool {
+	return d.code == frame.GoingAway || d.code == frame.InternalError || d.code == frame.TryAgainLater
 }
 
 func (d *disconnect) Error() string { return fmt.Sprintf("%d %s", d.code, d.reason) }

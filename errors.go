@@ -61,6 +61,10 @@ func (s *Server) known(err error) *Error {
 		return known
 	case errors.Is(err, ErrServerClosed), errors.Is(err, broker.ErrClosed):
 		return &Error{Code: "shutting_down", Message: "the server is shutting down; try again in a moment"}
+	case errors.Is(err, broker.ErrIDReused):
+		return &Error{Code: "id_reused", Message: "this id was another message's not long ago; choose an id for each message, and repeat it only with the same message"}
+	case errors.Is(err, broker.ErrNoPatterns):
+		return &Error{Code: "no_patterns", Message: "this server's broker cannot read patterns; name each channel"}
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return &Error{Code: "timeout", Message: "the request ended before it was answered; what it asked for may have happened"}
 	}

@@ -8,6 +8,12 @@ import (
 	"fanfare/internal/frame"
 )
 
+// reader returns a plain session that reads a channel, without a connection.
+func reader(srv *Server, c *channel) *session {
+	return &session{server: srv, talk: plain{}, who: &c.nobody, sub: subscription{
+		cursor: *c.feed.Live(c.form(plainWire), feed.CatchUp, 1<<20), audience: c.audience(srv.anyLoop())}}
+}
+
 // What a delivery costs through the whole fan-out, from the session that is
 // asked what to write, in memory: nothing, whether messages come one at a time
 // or many.
@@ -17,16 +23,15 @@ func TestDeliveryAllocatesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer srv.Shutdown(t.Context())
-	in, err := srv.subscribe(t.Context(), "budget", nil, slowness{}, nil)
+	at, err := srv.find(t.Context(), "budget", nil, slowness{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer srv.leave(&in, nil)
-	c := in.channel
+	defer srv.abandon(at)
 	const receivers = 1000
 	sessions := make([]*session, receivers)
 	for i := range sessions {
-		sessions[i] = &session{server: srv, who: nobody, sub: subscription{channel: c, cursor: *c.feed.Live(plainForm, feed.CatchUp, 1<<20)}}
+		sessions[i] = reader(srv, at.channel)
 	}
 	for _, batch := range []int{1, 64} {
 		t.Run(fmt.Sprint(batch), func(t *testing.T) {
@@ -69,13 +74,13 @@ func TestJoinedOncePerChannel(t *testing.T) {
 	const receivers = 100
 	var sessions []*session
 	for _, name := range []string{"a", "b"} {
-		in, err := srv.subscribe(t.Context(), name, nil, slowness{}, plainForm)
+		at, err := srv.find(t.Context(), name, nil, slowness{}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer srv.leave(&in, nil)
+		defer srv.abandon(at)
 		for range receivers {
-			sessions = append(sessions, &session{server: srv, who: nobody, sub: subscription{channel: in.channel, cursor: *in.channel.feed.Live(plainForm, feed.CatchUp, 1<<20)}})
+			sessions = append(sessions, reader(srv, at.channel))
 		}
 	}
 	for n := range 8 {

@@ -1,6 +1,7 @@
 package fanfare
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"fanfare/broker"
+	"fanfare/protocol"
 )
 
 // A page of history has defaultLimit messages, or ?limit= up to maxLimit.
@@ -77,4 +79,34 @@ func (s *Server) serveHistory(w http.ResponseWriter, r *http.Request, channel st
 		out.Messages[i] = toWire(m)
 	}
 	s.writeJSON(w, http.StatusOK, out)
+}
+
+// A historyPage is a page of a channel's history as clients see it.
+type recordPage struct {
+	messages []json.RawMessage // records, oldest first
+	position Position          // where reading goes on
+	gap      bool              // messages after since are no longer kept
+	more     bool              // newer messages were left out
+}
+
+// history returns a page: the newest messages, or, after since if that is not
+// nil, the oldest; limit at most, of 1 to maxLimit.
+func (s *Server) history(ctx context.Context, channel string, since *Position, limit int) (recordPage, error) {
+	q := broker.Query{Limit: limit, Tail: since == nil}
+	if since != nil {
+		q.Since = *since
+	}
+	page, err := s.broker.History(ctx, channel, q)
+	if err != nil {
+		return recordPage{}, err
+	}
+	pattern := ""
+	if broker.IsPattern(channel) {
+		pattern = channel
+	}
+	out := recordPage{position: page.Position, gap: page.Gap, more: page.More, messages: make([]json.RawMessage, 0, len(page.Messages))}
+	for _, m := range page.Messages {
+		out.messages = append(out.messages, protocol.AppendMessage(nil, pattern, m))
+	}
+	return out, nil
 }

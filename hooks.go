@@ -20,6 +20,12 @@ type Hooks struct {
 	// refuses it: an [*Error] with its text, its code (without one: forbidden) and status 403,
 	// every other one as internal, and the log has it.
 	Connect func(r *http.Request, channel string) error
+	// Subscribe is asked before a client that speaks fanfare.v1 subscribes to a
+	// channel or a pattern other than that of its URL, and before it is told the
+	// history of one or who is present. Errors are told as with Connect; nothing more is heard of the client
+	// until it returns. Behind a Connect that lets in by channel it is needed: one
+	// such connection leads to every channel. ctx ends when Shutdown is called.
+	Subscribe func(ctx context.Context, channel, name string) error
 	// Publish is asked before a client's message is published, over a WebSocket
 	// or as a POST; what the program publishes itself is not asked about. m.Payload,
 	// m.Binary, m.Key and m.Sender may be changed until it returns. An error keeps the
@@ -41,6 +47,14 @@ func (h *Hooks) mayConnect(r *http.Request, channel string) (err error) {
 	}
 	defer recovered("Connect", &err)
 	return refusal(r.Context(), "Connect", h.Connect(r, channel))
+}
+
+func (h *Hooks) maySubscribe(ctx context.Context, who *speaker, channel string) (err error) {
+	if h.Subscribe == nil || channel == who.home {
+		return nil
+	}
+	defer recovered("Subscribe", &err)
+	return refusal(ctx, "Subscribe", h.Subscribe(ctx, channel, who.name))
 }
 
 func (h *Hooks) mayPublish(ctx context.Context, m *Message) (err error) {

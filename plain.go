@@ -25,18 +25,87 @@ import (
 //
 // The time is the server's local time.
 
-// plainForm is how messages look in the plain conversation.
-var plainForm = &feed.Form{Encode: appendPlain}
+// plain is the plain conversation. Its state is the session's: one subscription.
+type plain struct{}
+
+func (plain) rules(s *Server) *frame.Rules { return &s.rules }
+
+// hear implements [conversation]: it publishes.
+func (plain) hear(s *session, isBinary bool, text []byte) bool {
+	if s.server.cfg.Hooks.Publish != nil {
+		return false
+	}
+	m, answer := s.plainly(isBinary, text), s.plainAnswer(text)
+	s.mu.Lock()
+	s.owe(text)
+	s.mu.Unlock()
+	s.server.publish(m, answer)
+	return true
+}
+
+// act implements [conversation]: it asks the hook, and publishes.
+func (plain) act(s *session, isBinary bool, text []byte) {
+	m, answer := s.plainly(isBinary, text), s.plainAnswer(text)
+	if err := s.server.cfg.Hooks.mayPublish(s.server.life, m); err != nil {
+		answer(Position{}, err)
+		return
+	}
+	s.server.publish(m, answer)
+}
+
+// plainly makes a message of what the client said.
+func (s *session) plainly(isBinary bool, text []byte) *Message {
+	return &Message{Channel: s.who.home, Sender: s.who.name, Key: s.who.key, Binary: isBinary, Payload: bytes.Clone(text)}
+}
+
+// plainAnswer returns what takes the broker's answer to what the client said, or
+// the hook's.
+func (s *session) plainAnswer(text []byte) func(Position, error) {
+	w := weight(text)
+	return func(pos Position, err error) {
+		var notice []byte
+		if err != nil {
+			notice = plainNotice("not published: " + s.server.known(err).Message)
+		}
+		s.answered(w, notice, s.who.home, pos)
+	}
+}
+
+func (plain) read(s *session) []byte {
+	b, gap := s.take(&s.sub)
+	if gap.Missed != 0 {
+		return plainNotice(gapText(gap))
+	}
+	return b
+}
+
+func (plain) pending(s *session) bool { return s.sub.cursor.Pending() }
+
+func (plain) each(s *session, f func(*subscription, subscriber)) { f(&s.sub, s) }
+
+// ping implements [conversation]: a ping says how far the client was taken.
+func (plain) ping(s *session) []byte { return s.sub.cursor.Position().Append(nil) }
+
+func (plain) heartbeat() []byte { return nil }
+
+func (plain) bye(*disconnect) []byte { return nil }
+
+func (plain) end() {}
+
+// plainWire is how messages look in the plain conversation.
+var plainWire = newWire(appendPlain)
 
 // plainWithPosition is the same, and behind each message its position, in a
 // Pong that nobody asked for: RFC 6455, section 5.5.3, permits that, and
 // clients that do not look for it do not see it.
-var plainWithPosition = &feed.Form{Encode: func(dst []byte, m *Message) []byte {
-	return frame.Append(appendPlain(dst, m), frame.Pong, m.Position.Append(nil))
-}}
+var plainWithPosition = newWire(func(dst []byte, pattern string, m *Message) []byte {
+	return frame.Append(appendPlain(dst, pattern, m), frame.Pong, m.Position.Append(nil))
+})
 
-func appendPlain(dst []byte, m *Message) []byte {
+func appendPlain(dst []byte, pattern string, m *Message) []byte {
 	switch {
+	case pattern != "": // a bare text could not say where it is from
+		return frame.Append(dst, frame.Text, protocol.AppendMessage(nil, pattern, m))
 	case m.Binary:
 		return frame.Append(dst, frame.Binary, m.Payload)
 	case isTyped(m.Payload):

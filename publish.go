@@ -28,7 +28,7 @@ func (s *Server) Publish(ctx context.Context, m *Message) (Position, error) {
 	own.Payload = bytes.Clone(m.Payload)
 	// The strings too: history keeps them, and they may be pieces of something
 	// bigger, such as a request line.
-	own.Channel, own.Sender, own.Key = strings.Clone(m.Channel), strings.Clone(m.Sender), strings.Clone(m.Key)
+	own.Channel, own.Sender, own.Key, own.ID = strings.Clone(m.Channel), strings.Clone(m.Sender), strings.Clone(m.Key), strings.Clone(m.ID)
 	type result struct {
 		pos Position
 		err error

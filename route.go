@@ -67,6 +67,8 @@ const allowed = "GET, HEAD, POST, OPTIONS"
 // serveOwn answers what begins with /-/.
 func (s *Server) serveOwn(w http.ResponseWriter, r *http.Request, what string) {
 	switch what {
+	case "connect":
+		s.serveWebSocket(w, r, "")
 	case "healthz", "readyz":
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
 			w.Header().Set("Allow", "GET, HEAD")

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -31,7 +33,10 @@ type Server struct {
 	log        *slog.Logger
 	broker     broker.Broker
 	transports []transport.Transport // the first that takes a connection has it
-	rules      frame.Rules
+	rules      frame.Rules           // of plain clients
+	v1Rules    frame.Rules
+	born       time.Time
+	nonce      uint64 // of session ids
 	ticks      ticks
 	life       context.Context // ends when Shutdown is called
 	die        context.CancelCauseFunc
@@ -42,9 +47,13 @@ type Server struct {
 	pending  atomic.Int64  // publications that the broker has not answered yet
 	speakers atomic.Int64  // goroutines in session.speak
 	present  atomic.Int64  // sessions
+	ids      atomic.Uint64 // how many there were
+	methods  sync.Map      // of Handle, by name
 	loops    atomic.Uint32 // how often anyLoop was asked
-	// live has the channels by name, for deliveries, which must not wait for mu.
+	// live has the channels by name, for deliveries, which must not wait for mu,
+	// and wild the patterns.
 	live sync.Map
+	wild wilds
 
 	mu       sync.Mutex // guards the following
 	channels map[string]*channel
@@ -77,6 +86,10 @@ func New(cfg Config) (*Server, error) {
 		broker:     cfg.Broker,
 		transports: transports,
 		rules:      frame.Rules{Masked: true, Limit: int64(cfg.MaxMessage)},
+		// A text may be twice as long in JSON; more is too much to be looked at.
+		v1Rules: frame.Rules{Masked: true, Limit: 2*int64(cfg.MaxMessage) + 4096},
+		born:    time.Now(),
+		nonce:   rand.Uint64N(1<<24) << 40,
 		ticks: ticks{
 			heartbeat: cfg.ticks(cfg.Heartbeat),
 			answer:    cfg.ticks(cfg.HeartbeatTimeout),
@@ -147,11 +160,44 @@ func (s *Server) anyLoop() transport.Loop {
 	return loops[int(s.loops.Add(1))%len(loops)]
 }
 
-// deliver takes a message from the broker to the channel's feed.
+// deliver takes a message from the broker to the feeds: the channel's, and those
+// of patterns that it fits.
 func (s *Server) deliver(m *Message) {
 	if c, ok := s.live.Load(m.Channel); ok {
 		c.(*channel).deliver(m)
 	}
+	s.wild.deliver(m)
+}
+
+// wilds are the patterns that somebody subscribes to.
+type wilds struct {
+	any atomic.Bool
+
+	mu       sync.RWMutex // guards the following
+	patterns broker.Patterns[*channel]
+}
+
+func (w *wilds) add(c *channel) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.patterns.Add(c.name, c)
+	w.any.Store(true)
+}
+
+func (w *wilds) remove(c *channel) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.patterns.Remove(c.name)
+	w.any.Store(w.patterns.Len() > 0)
+}
+
+func (w *wilds) deliver(m *Message) {
+	if !w.any.Load() {
+		return
+	}
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	w.patterns.Match(m.Channel, func(c *channel) { c.deliver(m) })
 }
 
 // channel returns a channel that is open, and counts the caller as one who
@@ -177,10 +223,14 @@ func (s *Server) channel(ctx context.Context, name string) (*channel, error) {
 		return c, c.err
 	}
 	name = strings.Clone(name) // it may be a piece of a request line
-	c = newChannel(name)
+	c = s.newChannel(name)
 	c.refs = 1
 	s.channels[name] = c
-	s.live.Store(name, c)
+	if broker.IsPattern(name) {
+		s.wild.add(c)
+	} else {
+		s.live.Store(name, c)
+	}
 	if s.janitor == nil {
 		s.janitor = time.AfterFunc(tidyEvery, s.tidy)
 	}
@@ -221,7 +271,11 @@ func (s *Server) forget(c *channel) bool {
 		return false
 	}
 	delete(s.channels, c.name)
-	s.live.Delete(c.name)
+	if broker.IsPattern(c.name) {
+		s.wild.remove(c)
+	} else {
+		s.live.Delete(c.name)
+	}
 	return true
 }
 
@@ -250,6 +304,9 @@ func (s *Server) tidy() {
 		if c.isOpen() && c.err == nil {
 			c.feed.Trim(now)
 			c.joiner.Reset()
+			if crowd := c.crowd.Load(); crowd != nil {
+				crowd.channel.joiner.Reset()
+			}
 		}
 	}
 }
@@ -266,24 +323,36 @@ func (s *Server) admit() bool {
 	return true
 }
 
-// enter counts in a session that was admitted, and starts it. If Shutdown began
+// A client is one that Shutdown says goodbye to.
+type client interface {
+	transport.Session
+	goAway()
+}
+
+// enter counts in a client that was admitted, and serves it. If Shutdown began
 // meanwhile and may not have seen it, it is told goodbye here.
-func (s *Server) enter(sess *session) {
+func (s *Server) enter(c client, conn transport.Conn) {
 	s.present.Add(1)
-	sess.start()
+	conn.Start(c)
 	if s.closing.Load() {
-		sess.goAway()
+		c.goAway()
 	}
 }
 
-// gone ends what admit and enter began, when the session's connection is over.
-func (s *Server) gone(sess *session, why ending, err error) {
-	s.leave(&sess.sub, sess)
+// left ends what admit and enter began, when a client's connection is over.
+func (s *Server) left(who *speaker, why ending, err error) {
 	s.present.Add(-1)
 	s.stats.ended[why].Add(1)
-	s.log.Debug("connection ended", "channel", sess.sub.channel.name, "name", sess.who.name, "reason", why.String(), "error", err)
+	s.log.Debug("connection ended", "channel", who.home, "name", who.name, "reason", why.String(), "error", err)
 	s.ends.Done()
 }
+
+// newID returns a new session's id, which no other has, also of other servers
+// and, as far as chance can tell, of this one before.
+func (s *Server) newID() uint64 { return s.nonce | s.ids.Add(1) }
+
+// idText is an id as clients see it.
+func idText(id uint64) string { return strconv.FormatUint(id, 36) }
 
 func (s *Server) addLocal(sub *Subscription) bool {
 	s.mu.Lock()
@@ -330,7 +399,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	s.mu.Unlock()
 	for _, t := range s.transports {
-		t.Each(func(sess transport.Session) { sess.(*session).goAway() })
+		t.Each(func(sess transport.Session) { sess.(client).goAway() })
 	}
 	for _, sub := range locals {
 		sub.end()

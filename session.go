@@ -3,8 +3,11 @@ package fanfare
 import (
 	"errors"
 	"io"
+	"slices"
 	"sync"
 
+	"fanfare/broker"
+	"fanfare/internal/feed"
 	"fanfare/internal/frame"
 	"fanfare/internal/transport"
 )
@@ -13,9 +16,10 @@ import (
 // message alone has more.
 const maxBatch = 64 << 10
 
-// A session is one connected client that speaks WebSocket. Its transport
-// calls the methods of [transport.Session]. Most sessions are idle most of the
-// time, so what is rarely there is behind a pointer.
+// A session is one client connected by WebSocket. Its transport calls the
+// methods of [transport.Session]; what is said, and how, is its conversation's.
+// Most sessions are idle most of the time, so what is rarely there is behind a
+// pointer.
 type session struct {
 	// What a delivery looks at comes first, so that it is together in the
 	// processor's cache.
@@ -27,7 +31,8 @@ type session struct {
 	asides  *asides  // nil: none
 
 	quiet      int32  // ticks since something was heard
-	unanswered int32  // the weight of the client's publications that were not answered yet, by the hook or the broker
+	mute       int32  // ticks since something was said
+	unanswered int32  // the weight of what the client said and was not answered yet
 	speaking   bool   // a goroutine is in speak
 	parted     bool   // the hook Disconnect was called
 	why        ending // of the end, once gone
@@ -37,36 +42,77 @@ type session struct {
 	closeSeen  bool // the client closed, or broke the protocol: nothing is expected of it any more
 	gone       bool // Gone was called
 
-	sub      subscription // of it, only the cursor
+	talk     conversation // static
+	sub      subscription // of the plain conversation; of it, only the cursor
 	incoming *incoming    // a message under way; nil: none. Written by Receive under mu, so Receive may read it without
 
 	server *Server  // static
 	who    *speaker // static
+	id     uint64   // static: see Server.newID
+}
+
+// A conversation is what a session and its client say to one another: [plain],
+// or [*v1].
+type conversation interface {
+	// rules are those of the frames that the client sends.
+	rules(*Server) *frame.Rules
+	// hear does what the client said, on the goroutine that read it, if that is
+	// possible without waiting for anybody, and otherwise reports false and does
+	// nothing. text is not the conversation's to keep.
+	hear(s *session, isBinary bool, text []byte) bool
+	// act does what hear could not. It may block.
+	act(s *session, isBinary bool, text []byte)
+
+	// All of the following are called with the session's mu held.
+
+	// read returns the next messages for the client, or what is to be said in
+	// their place; nil: nothing.
+	read(s *session) []byte
+	// pending reports whether read may have more.
+	pending(s *session) bool
+	// each calls f for all subscriptions that the session has.
+	each(s *session, f func(*subscription, subscriber))
+	// ping returns what a ping carries.
+	ping(s *session) []byte
+	// heartbeat returns the frame to say when there is nothing else; nil: none.
+	heartbeat() []byte
+	// bye returns what goes before our close frame; nil: nothing.
+	bye(*disconnect) []byte
+	// end says that the session is gone.
+	end()
 }
 
 // A speaker is who publishes over a connection. It does not change.
 type speaker struct {
-	name string // empty: nobody in particular
-	key  string // of what is published; empty: none
+	name   string // empty: nobody in particular
+	key    string // of what is published; empty: none
+	client string // ?client=; empty: none
+	home   string // the channel of the URL; empty: none
 }
 
-var nobody = new(speaker)
-
-// asides are what a session has to say besides messages, and what it has not
-// published yet. All of it is guarded by the session's mu.
+// asides are what a session has to say besides messages, and what the client
+// said and was not looked at yet. All of it is guarded by the session's mu.
 type asides struct {
-	pong    []byte   // the payload of the newest ping not answered yet; nil: none
-	notices [][]byte // frames
-	parked  []byte   // messages, as park has them: one read's, no more
+	pong    []byte // the payload of the newest ping not answered yet; nil: none
+	notices []byte // frames
+	parked  []byte // as park has it: what one read brought, no more
 }
 
 // closing is how a session closes. All of it is guarded by the session's mu.
 type closing struct {
 	*disconnect
-	flush     bool     // what was published before goes out before the close
-	flushTo   Position // that is, messages up to this one
-	lingering int      // ticks since we began to close, and again since we said so
+	flush     bool   // what was published before goes out before the close
+	goals     []goal // that is
+	lingering int    // ticks since we began to close, and again since we said so
 }
+
+// A goal is a place that a subscription is to reach.
+type goal struct {
+	sub *subscription
+	to  Position
+}
+
+func (g *goal) reached() bool { return reached(g.to, g.sub.cursor.Position()) }
 
 // incoming takes a client's bytes. It is a [frame.Handler], and Receive's alone.
 type incoming struct {
@@ -80,12 +126,6 @@ type incoming struct {
 // spare are of those who have nothing under way: nearly all, nearly always.
 var spare = sync.Pool{New: func() any { return new(incoming) }}
 
-// start begins to serve.
-func (s *session) start() {
-	s.sub.attach(s.conn.Loop(), s)
-	s.conn.Start(s)
-}
-
 // Receive implements [transport.Session].
 func (s *session) Receive(b []byte) bool {
 	in := s.incoming
@@ -93,7 +133,7 @@ func (s *session) Receive(b []byte) bool {
 		in = spare.Get().(*incoming)
 		in.session = s
 	}
-	err := in.parser.Push(b, &s.server.rules, in)
+	err := in.parser.Push(b, s.talk.rules(s.server), in)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.quiet = 0
@@ -181,7 +221,9 @@ func (s *session) disconnect(d *disconnect, flush bool) {
 	}
 	s.closing = &closing{disconnect: d, flush: flush}
 	if flush {
-		s.closing.flushTo = s.sub.channel.feed.Position()
+		s.talk.each(s, func(sub *subscription, _ subscriber) {
+			s.closing.goals = append(s.closing.goals, goal{sub, sub.audience.channel.feed.Position()})
+		})
 	}
 	s.conn.Wake()
 }
@@ -195,14 +237,23 @@ func (s *session) goAway() {
 
 // flushing reports whether messages are to go out before the close.
 func (s *session) flushing() bool {
-	return s.closing.flush && (s.unanswered > 0 || s.parks() || !reached(s.closing.flushTo, s.sub.cursor.Position()))
+	return s.closing.flush && (s.unanswered > 0 || s.parks() ||
+		slices.ContainsFunc(s.closing.goals, func(g goal) bool { return !g.reached() }))
 }
 
-// subscription implements [subscriber].
-func (s *session) subscription() *subscription { return &s.sub }
+// reading implements [subscriber].
+func (s *session) reading() *subscription { return &s.sub }
+
+// member implements [subscriber].
+func (s *session) member() (member, bool) {
+	return member{s.id, s.who.name}, !broker.IsPattern(s.sub.audience.channel.name)
+}
 
 // wake implements [subscriber].
-func (s *session) wake() {
+func (s *session) wake() { s.flush(&s.sub) }
+
+// flush has the client get what it can take, because there is more for sub.
+func (s *session) flush(sub *subscription) {
 	if !s.conn.Flush() {
 		return
 	}
@@ -210,8 +261,8 @@ func (s *session) wake() {
 	// comes meanwhile.
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.sub.cursor.Relieve(); err != nil {
-		s.disconnect(tooSlow(&s.sub.cursor), false)
+	if err := sub.cursor.Relieve(); err != nil {
+		s.disconnect(tooSlow(&sub.cursor), false)
 	}
 }
 
@@ -220,6 +271,14 @@ func (s *session) wake() {
 func (s *session) Next() ([]byte, transport.Then) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	b, then := s.next()
+	if len(b) > 0 {
+		s.mute = 0
+	}
+	return b, then
+}
+
+func (s *session) next() ([]byte, transport.Then) {
 	if s.closeSent {
 		return nil, s.afterClose()
 	}
@@ -229,8 +288,8 @@ func (s *session) Next() ([]byte, transport.Then) {
 		}
 	}
 	if s.closing == nil || s.flushing() {
-		if b := s.fromFeed(); b != nil {
-			if s.closing == nil && !s.sub.cursor.Pending() {
+		if b := s.talk.read(s); b != nil {
+			if s.closing == nil && !s.talk.pending(s) {
 				return b, transport.Wait
 			}
 			return b, transport.More
@@ -259,11 +318,11 @@ func (s *session) control() []byte {
 	}
 	if s.ping {
 		s.ping = false
-		return frame.Append(nil, frame.Ping, s.sub.cursor.Position().Append(nil))
+		return frame.Append(nil, frame.Ping, s.talk.ping(s))
 	}
 	if a := s.asides; a != nil && len(a.notices) > 0 {
-		b := a.notices[0]
-		a.notices = a.notices[1:]
+		b := a.notices
+		a.notices = nil
 		s.goOn()
 		return b
 	} else if a != nil && !s.parks() {
@@ -272,25 +331,24 @@ func (s *session) control() []byte {
 	return nil
 }
 
-// fromFeed returns the next messages, or what is to be said in their place.
-func (s *session) fromFeed() []byte {
-	batch, err := s.sub.cursor.Take(&s.sub.channel.joiner, maxBatch)
+// take returns the next messages of a subscription, or a gap in their place.
+// Without either, the session may have begun to close.
+func (s *session) take(sub *subscription) ([]byte, feed.Gap) {
+	batch, err := sub.cursor.Take(&sub.audience.channel.joiner, maxBatch)
 	switch {
 	case err != nil:
-		s.disconnect(tooSlow(&s.sub.cursor), false)
+		s.disconnect(tooSlow(&sub.cursor), false)
 		s.closing.flush = false
-		return nil
 	case batch.Gap.Missed != 0:
 		s.server.stats.miss(batch.Gap)
-		return plainNotice(gapText(batch.Gap))
 	}
-	return batch.Bytes
+	return batch.Bytes, batch.Gap
 }
 
 // closeFrame returns our close frame, and notes that it was said.
 func (s *session) closeFrame() []byte {
 	s.closeSent, s.closing.lingering = true, 0
-	return frame.Append(nil, frame.Close, frame.AppendClose(nil, s.closing.code, s.closing.reason))
+	return frame.Append(s.talk.bye(s.closing.disconnect), frame.Close, frame.AppendClose(nil, s.closing.code, s.closing.reason))
 }
 
 // LastWords implements [transport.Session].
@@ -349,6 +407,11 @@ func (s *session) Tick() {
 			s.conn.Wake()
 		}
 	}
+	if s.mute++; s.mute >= int32(t.heartbeat) && s.closing == nil && (s.asides == nil || s.asides.notices == nil) {
+		if b := s.talk.heartbeat(); b != nil {
+			s.notice(b)
+		}
+	}
 	if s.incoming != nil && s.closing == nil && !s.paused {
 		if s.incoming.age++; s.incoming.age > t.message {
 			s.closeSeen = true // half a message is no place to wait for a close
@@ -371,14 +434,16 @@ func (s *session) Gone(err error) {
 	s.gone, s.why = true, why
 	// A hook or a broker that has not answered keeps the session a while longer,
 	// and must not keep the channel's messages with it.
-	s.sub.cursor.LetGo()
+	s.talk.each(s, func(sub *subscription, _ subscriber) { sub.cursor.LetGo() })
+	s.talk.end()
 	if s.asides != nil {
 		s.asides.notices = nil
 	}
 	s.goOn()
 	s.mu.Unlock()
+	s.talk.each(s, s.server.leave) // nobody adds one behind gone
 	if errors.Is(err, io.EOF) {
 		err = nil
 	}
-	s.server.gone(s, why, err)
+	s.server.left(s.who, why, err)
 }

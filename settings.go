@@ -16,16 +16,17 @@ const maxName = 64
 // copies: they live as long as a session or a message, and must not keep the
 // request line that they are pieces of.
 type settings struct {
-	name  string    // ?name=, of who speaks; empty: nobody in particular
-	key   string    // ?key=, of what is published; empty: none
-	since *Position // ?since=, where reading begins; nil: not said
-	slow  Policy    // ?slow=, what becomes of a reader that lags; 0: not said
+	name   string    // ?name=, of who speaks; empty: nobody in particular
+	client string    // ?client=
+	key    string    // ?key=, of what is published; empty: none
+	since  *Position // ?since=, where reading begins; nil: not said
+	slow   Policy    // ?slow=, what becomes of a reader that lags; 0: not said
 }
 
 // settingsOf reads them. What a face has no use for must be well-formed all the same.
 func settingsOf(r *http.Request) (settings, error) {
 	query := r.URL.Query()
-	set := settings{name: strings.Clone(query.Get("name")), key: strings.Clone(query.Get("key"))}
+	set := settings{name: strings.Clone(query.Get("name")), key: strings.Clone(query.Get("key")), client: strings.Clone(query.Get("client"))}
 	if err := checkName(set.name); err != nil {
 		return settings{}, err
 	}

@@ -1,65 +1,64 @@
 package fanfare
 
-import (
-	"bytes"
-	"encoding/binary"
-)
+import "encoding/binary"
 
-// What a client says is published at once, on the goroutine that read it, if
-// that is possible: if there is no hook to ask, which may block, and not too much
-// of the client's is with the broker. Otherwise it is parked, nothing more is
-// read, and a goroutine publishes it as soon as that may be. So a client's
-// messages stay in order, and nobody but the client waits.
+// What a client says is done at once, on the goroutine that read it, if that is
+// possible: if it cannot block, and not too much of the client's is under way.
+// Otherwise it is parked, nothing more is read, and a goroutine does it as soon
+// as that may be. So what a client says is done in order, and nobody but the
+// client waits.
 
 const (
-	// maxUnanswered is how many of a client's messages may be with the broker at
-	// once, each by its weight.
+	// maxUnanswered is how much of what a client said may be under way at once,
+	// each message by its weight.
 	maxUnanswered = 64
-	// maxNotices is how many notices may wait for a client: one that is told of
-	// each message why it was refused must read that.
-	maxNotices = 16
+	// maxNotices is how many bytes of answers may wait for a client before it is
+	// heard again: one that asks must read what it is told.
+	maxNotices = 64 << 10
 )
 
 // weight is what a message counts against maxUnanswered: one, and one for each
 // 16 KiB, so that no client has much more than 1 MiB with the broker, unless it is one message.
-func weight(payload []byte) int32 { return 1 + int32(len(payload)>>14) }
+func weight(text []byte) int32 { return 1 + int32(len(text)>>14) }
 
 // said takes a message from the client.
-func (s *session) said(isBinary bool, payload []byte) {
+func (s *session) said(isBinary bool, text []byte) {
 	s.mu.Lock()
-	if s.server.cfg.Hooks.Publish != nil || s.parks() || s.speaking || s.full() {
-		s.park(isBinary, payload)
-		s.goOn()
-		s.mu.Unlock()
+	waits := s.parks() || s.speaking || s.full()
+	s.mu.Unlock()
+	// Until here returns nobody but Receive's goroutine parks anything.
+	if !waits && s.talk.hear(s, isBinary, text) {
 		return
 	}
-	s.unanswered += weight(payload)
-	s.restrain()
-	s.mu.Unlock()
-	s.server.publish(s.message(isBinary, payload), s.answer(payload))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.park(isBinary, text)
+	s.goOn()
 }
 
-// message makes a message of what the client said.
-func (s *session) message(isBinary bool, payload []byte) *Message {
-	return &Message{Channel: s.sub.channel.name, Sender: s.who.name, Key: s.who.key, Binary: isBinary, Payload: bytes.Clone(payload)}
+// owe counts what is being done for the client, until answered is called. The
+// caller holds mu.
+func (s *session) owe(text []byte) {
+	s.unanswered += weight(text)
+	s.restrain()
 }
 
 // park keeps what the client said until speak takes it. What one read brings
 // can be ten thousand messages, so they are kept as long as they came, and no longer.
 // The caller holds mu.
-func (s *session) park(isBinary bool, payload []byte) {
-	head := uint64(len(payload)) << 1
+func (s *session) park(isBinary bool, text []byte) {
+	head := uint64(len(text)) << 1
 	if isBinary {
 		head |= 1
 	}
 	a := s.aside()
-	a.parked = append(binary.AppendUvarint(a.parked, head), payload...)
+	a.parked = append(binary.AppendUvarint(a.parked, head), text...)
 }
 
 // parks reports whether something is parked. The caller holds mu.
 func (s *session) parks() bool { return s.asides != nil && len(s.asides.parked) > 0 }
 
-// full reports whether nothing more may be published for now. The caller holds mu.
+// full reports whether nothing more may be done for now. The caller holds mu.
 func (s *session) full() bool {
 	return s.unanswered >= maxUnanswered || s.asides != nil && len(s.asides.notices) >= maxNotices
 }
@@ -96,83 +95,85 @@ func (s *session) restrain() {
 	s.paused = paused
 }
 
-// speak has the program's hook look at what is parked, one message after the
-// other, and publishes it; and at last tells the hook Disconnect.
+// speak does what is parked, one after the other, and at last tells the hook
+// Disconnect.
 func (s *session) speak() {
 	defer s.server.speakers.Add(-1)
-	hooks := &s.server.cfg.Hooks
 	for {
-		m, parting := s.unpark()
-		switch {
+		isBinary, text, then := s.unpark()
+		switch then {
+		case nothing:
+			return
 		case parting:
-			if err := hooks.disconnected(s.sub.channel.name, s.who.name, s.why); err != nil {
+			if err := s.server.cfg.Hooks.disconnected(s.who.home, s.who.name, s.why); err != nil {
 				s.server.log.Error("internal error", "error", err)
 			}
-		case m == nil:
-			return
-		default:
-			answer := s.answer(m.Payload) // as it is now: the hook may change it
-			if err := hooks.mayPublish(s.server.life, m); err != nil {
-				answer(Position{}, err)
-			} else {
-				s.server.publish(m, answer)
-			}
+		case act:
+			s.talk.act(s, isBinary, text)
 		}
 	}
 }
 
-// unpark takes the next message from those that are parked, as far as it may be
-// published, or says that the session parts. Neither ends speak.
-func (s *session) unpark() (m *Message, parting bool) {
+// step is what speak does next.
+type step uint8
+
+const (
+	nothing step = iota
+	act
+	parting
+)
+
+// unpark takes the next of what is parked, as far as it may be done, or says that
+// the session parts. Without either speak ends.
+func (s *session) unpark() (isBinary bool, text []byte, then step) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.parts():
 		s.parted = true
-		return nil, true
+		return false, nil, parting
 	case !s.parks() || s.full():
 		s.speaking = false
 		s.restrain()
-		return nil, false
+		return false, nil, nothing
 	}
 	a := s.asides
 	head, n := binary.Uvarint(a.parked)
 	end := n + int(head>>1)
-	m = s.message(head&1 == 1, a.parked[n:end])
-	s.unanswered += weight(m.Payload)
+	text = a.parked[n:end:end]
+	s.unanswered += weight(text)
 	if a.parked = a.parked[end:]; len(a.parked) == 0 {
 		a.parked = nil
 	}
-	return m, false
+	return head&1 == 1, text, act
 }
 
-// answer returns what takes the broker's answer to what the client said, or the
-// hook's.
-func (s *session) answer(payload []byte) func(Position, error) {
-	w := weight(payload)
-	return func(pos Position, err error) { s.answered(w, pos, err) }
-}
-
-func (s *session) answered(weight int32, pos Position, err error) {
-	var notice []byte
-	if err != nil {
-		notice = plainNotice("not published: " + s.server.known(err).Message)
+// notice has frames go out as soon as possible. Behind our close nothing is
+// said, and notices that wait for ever would keep us from hearing the answer to
+// it. The caller holds mu.
+func (s *session) notice(frames []byte) {
+	if len(frames) > 0 && !s.gone && !s.closeSent {
+		s.aside().notices = append(s.aside().notices, frames...)
+		s.conn.Wake()
 	}
+}
+
+// answered ends what owe or unpark began for a message of this weight: notice is
+// what the client is told, and pos where in a channel it was published, if it was.
+func (s *session) answered(weight int32, notice []byte, channel string, pos Position) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.unanswered -= weight
-	// Behind our close nothing is said, and notices that wait for ever would keep
-	// us from hearing the answer to it.
-	if notice != nil && !s.gone && !s.closeSent {
-		s.aside().notices = append(s.aside().notices, notice)
-		s.conn.Wake()
-	}
+	s.notice(notice)
 	s.goOn()
 	if s.closing == nil {
 		return
 	}
-	if s.closing.flush && err == nil && !reached(pos, s.closing.flushTo) {
-		s.closing.flushTo = pos
+	for i := range s.closing.goals {
+		g := &s.closing.goals[i]
+		if s.closing.flush && g.sub.audience.channel.name == channel && !reached(pos, g.to) {
+			g.to = pos
+		}
 	}
 	s.conn.Wake()
 }

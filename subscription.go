@@ -6,56 +6,67 @@ import (
 	"fmt"
 	"iter"
 	"sync"
+	"time"
 
 	"fanfare/broker"
 	"fanfare/internal/feed"
 	"fanfare/internal/transport"
 )
 
-// A subscription is one reader in one channel, a session or the program's own.
+// A subscription is one reader in one channel: a session's, a listener's, or
+// the program's own.
 type subscription struct {
-	channel  *channel    // static
 	cursor   feed.Cursor // its owner's, under the owner's mu
-	audience *audience   // static once attach was called
-	seat     int         // among the audience; owned by its loop
+	audience *audience   // static once attach was called; nil before
+	seat     int32       // among the audience; owned by its loop
+	since    uint32      // when it was attached: seconds after the server's start; static then
 }
 
-// subscribe opens a channel, if it is not open yet, and places a cursor in it:
+// A place is where a subscription will be, once its owner has a loop.
+type place struct {
+	channel *channel
+	cursor  feed.Cursor
+}
+
+// find opens a channel or a pattern, if it is not open yet, and finds the place
 // after since, or, if that is nil, after the newest message. slow is what the
-// reader wants other than the channel's settings. Sooner or later the caller
-// calls leave.
-func (s *Server) subscribe(ctx context.Context, name string, since *Position, slow slowness, form *feed.Form) (subscription, error) {
+// reader wants other than the channel's settings. The caller attaches a
+// subscription to it, or releases its channel.
+func (s *Server) find(ctx context.Context, name string, since *Position, slow slowness, w *wire) (place, error) {
 	c, err := s.channel(ctx, name)
 	if err != nil {
-		return subscription{}, err
+		return place{}, err
 	}
 	settings := s.now.Load().channel(name)
 	slow = slow.or(settings.slowness())
-	cursor := c.feed.Live(form, slow.policy.feeds(), int64(slow.maxLag))
+	cursor := c.feed.Live(c.form(w), slow.policy.feeds(), int64(slow.maxLag))
 	if since != nil && !cursor.Resume(*since) {
 		page, err := s.broker.History(ctx, name, broker.Query{Since: *since})
 		if err != nil {
 			s.release(c)
-			return subscription{}, err
+			return place{}, err
 		}
 		cursor.Rewind(*since, page)
 	}
-	return subscription{channel: c, cursor: *cursor}, nil
+	return place{c, *cursor}, nil
 }
 
-// attach has member, whose place this is, woken by a loop whenever the channel
-// has more, and once for what came before.
-func (sub *subscription) attach(loop transport.Loop, member subscriber) {
-	sub.audience = sub.channel.audience(loop)
+// attach has member, whose subscription this is, read from p on: a loop wakes it
+// whenever the channel has more, and once for what came before. It may be called
+// under the owner's mu.
+func (s *Server) attach(sub *subscription, p place, loop transport.Loop, member subscriber) {
+	sub.cursor = p.cursor
+	sub.audience = p.channel.audience(loop)
+	sub.since = uint32(time.Since(s.born) / time.Second)
 	loop.Post(sub.audience.join(member))
+	p.channel.came(member)
 }
 
-// leave ends the subscription, whether member was attached or not.
+// leave ends what attach began.
 func (s *Server) leave(sub *subscription, member subscriber) {
-	if sub.audience != nil {
-		sub.audience.loop.Post(sub.audience.leave(member))
-	}
-	s.release(sub.channel)
+	sub.audience.loop.Post(sub.audience.leave(member))
+	sub.audience.channel.went(member)
+	s.release(sub.audience.channel)
 }
 
 // SubscribeOptions are the settings of [Server.Subscribe]. Nil and zero values
@@ -103,28 +114,29 @@ func (e *GapError) Error() string {
 // ErrUnsubscribed is what a [Subscription] answers after its Close.
 var ErrUnsubscribed = errors.New("fanfare: the subscription was closed")
 
-// Subscribe begins to read a channel. ctx bounds the time until it began, not
+// Subscribe begins to read a channel, or all that fit a pattern such as
+// "chat/**", as far as the broker can do that. ctx bounds the time until it began, not
 // the subscription's life: that ends with Close. Errors are [*Error] for a name
 // that is no channel's, [ErrServerClosed], or the broker's.
 func (s *Server) Subscribe(ctx context.Context, channel string, o *SubscribeOptions) (*Subscription, error) {
 	if o == nil {
 		o = &SubscribeOptions{}
 	}
-	if err := CheckChannel(channel); err != nil {
+	if err := checkReadable(channel); err != nil {
 		return nil, err
 	}
 	if o.SlowReaders > Close || o.MaxLag < 0 {
 		return nil, errorf("bad_slow", "SlowReaders is %d and MaxLag %d; they must be one of the policies and a number of bytes, or zero for the channel's settings", o.SlowReaders, o.MaxLag)
 	}
-	in, err := s.subscribe(ctx, channel, o.Since, slowness{o.SlowReaders, o.MaxLag}, nil)
+	at, err := s.find(ctx, channel, o.Since, slowness{o.SlowReaders, o.MaxLag}, nil)
 	switch {
 	case errors.Is(err, broker.ErrClosed):
 		return nil, ErrServerClosed
 	case err != nil:
 		return nil, err
 	}
-	sub := &Subscription{server: s, in: in, more: make(chan struct{}, 1), done: make(chan struct{})}
-	sub.in.attach(s.anyLoop(), sub)
+	sub := &Subscription{server: s, more: make(chan struct{}, 1), done: make(chan struct{})}
+	s.attach(&sub.in, at, s.anyLoop(), sub)
 	if !s.addLocal(sub) {
 		s.leave(&sub.in, sub)
 		return nil, ErrServerClosed
@@ -228,8 +240,11 @@ func (sub *Subscription) signal() {
 	}
 }
 
-// subscription implements [subscriber].
-func (sub *Subscription) subscription() *subscription { return &sub.in }
+// reading implements [subscriber].
+func (sub *Subscription) reading() *subscription { return &sub.in }
+
+// member implements [subscriber]: the program is nobody.
+func (sub *Subscription) member() (member, bool) { return member{}, false }
 
 // wake implements [subscriber].
 func (sub *Subscription) wake() {
