@@ -229,7 +229,8 @@ func (v *v1) subscribe(ctx context.Context, s *session, cmd *protocol.Command, w
 		if cmd.Presence {
 			s.server.release(crowd.channel)
 		}
-		return nil // nobody is left to be answered
+		v.reply(s, weight, nil)
+		return nil // nobody is left to be told
 	}
 	if cmd.ID != "" {
 		s.notice(event(ok))
