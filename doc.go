@@ -20,10 +20,10 @@
 //
 // # The path of one message
 //
-//	socket → frame → session → plain → publish → broker → feed → joined bytes → socket
+//	socket → frame → session → (plain | v1) → publish → broker → feed → joined bytes → socket
 //
 // A transport reads a client's bytes; the frame parser makes frames of them,
-// the session messages. The plain conversation says what a message means, and
+// the session messages. The conversation, plain or fanfare.v1, says what a message means, and
 // publish, the only door for publications, hands it to the broker. The broker
 // gives it an offset and delivers it to the channel's feed: one list that all
 // subscriptions read, each with its own cursor. The channel wakes its

@@ -96,6 +96,21 @@ func (a *audience) list(limit int) []protocol.Member {
 	return list
 }
 
+// Member is one client that is present in a channel.
+type Member = protocol.Member
+
+// Presence returns how many clients are in a channel, over whatever they came,
+// and up to limit of them: the longest present of those that were found first. It waits
+// for the event loops, or until ctx is done, and then some may be missing. It may be
+// called from any goroutine.
+func (s *Server) Presence(ctx context.Context, channel string, limit int) (count int, members []Member, err error) {
+	if err := CheckChannel(channel); err != nil {
+		return 0, nil, err
+	}
+	members, count = s.presence(ctx, channel, limit)
+	return count, members, nil
+}
+
 // presence is who is present in a channel.
 func (s *Server) presence(ctx context.Context, name string, limit int) ([]protocol.Member, int) {
 	s.mu.Lock()

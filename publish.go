@@ -18,8 +18,8 @@ type Position = broker.Position
 // maxKey is the longest key of a message in bytes.
 const maxKey = 255
 
-// Publish publishes a message, of which Channel, Payload, Binary, Sender and
-// Key count, and waits until the broker acknowledged it or ctx is done; in the
+// Publish publishes a message, of which Channel, Payload, Binary, Sender, Key and
+// ID count, and waits until the broker acknowledged it or ctx is done; in the
 // latter case it may have been published all the same. The message is copied.
 // Errors are [*Error] for what breaks a rule, [ErrServerClosed], or the
 // broker's. It may be called from any goroutine.
