@@ -124,8 +124,8 @@ type Client struct {
 //	ws://localhost:8765/chat/general   the channel chat/general
 //	wss://example.com/live/            a server that is mounted below /live/: the slash at the end matters
 //
-// Dial subscribes to nothing. The query goes along; name is [Options.Name]
-// and client is made up.
+// Dial subscribes to nothing. The query goes along; name is [Options.Name],
+// and client, by which the server knows a publish that is repeated, is made up if it is not there.
 //
 // Dial returns when the server has welcomed us. It fails when the first attempt does,
 // unless [Options.Patient] says otherwise. The client outlives ctx.
@@ -196,7 +196,9 @@ func address(raw, name string) (connect, channel string, err error) {
 	u.Path, u.RawPath = socket+strings.TrimSuffix(root, "/")+"/-/connect", ""
 	u.Fragment, u.RawFragment = "", ""
 	query := u.Query()
-	query.Set("client", rand.Text())
+	if query.Get("client") == "" {
+		query.Set("client", rand.Text())
+	}
 	if name != "" {
 		query.Set("name", name)
 	}
