@@ -1,6 +1,7 @@
 package fanfare
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -12,6 +13,7 @@ import (
 	"fanfare/broker"
 	"fanfare/internal/descriptors"
 	"fanfare/internal/handshake"
+	"fanfare/protocol"
 )
 
 // ErrServerClosed is what everything answers once [Server.Shutdown] was called.
@@ -23,10 +25,10 @@ var ErrTooSlow = errors.New("fanfare: the subscription lagged too far behind")
 
 // An Error is a refusal: what a client asked for breaks a rule or a limit.
 type Error struct {
-	// Code is for machines and stable: bad_channel, bad_name, bad_since,
-	// bad_limit, bad_slow, bad_key, bad_text, bad_body, too_big, timeout, bad_method,
-	// not_acceptable, not_found, shutting_down, full, internal, and the codes of a
-	// refused handshake (bad_origin, bad_version, ...).
+	// Code is for machines and stable: those of docs/protocol.md; over HTTP also
+	// bad_name, bad_client, bad_text, bad_body, bad_media, bad_method,
+	// not_acceptable, not_found, no_stream, full, and those of a refused handshake
+	// (bad_origin, bad_version, ...).
 	Code string
 	// Message is for people: what happened, the limit or rule, and what to do.
 	Message string
@@ -45,6 +47,9 @@ var statuses = map[string]int{
 	"not_found":      http.StatusNotFound,
 	"bad_method":     http.StatusMethodNotAllowed,
 	"not_acceptable": http.StatusNotAcceptable,
+	"bad_media":      http.StatusUnsupportedMediaType,
+	"id_reused":      http.StatusUnprocessableEntity,
+	"no_patterns":    http.StatusNotImplemented,
 	"too_big":        http.StatusRequestEntityTooLarge,
 	"timeout":        http.StatusRequestTimeout,
 	"internal":       http.StatusInternalServerError,
@@ -56,9 +61,12 @@ var statuses = map[string]int{
 // harmless is shown as "internal"; the log has it in full.
 func (s *Server) known(err error) *Error {
 	var known *Error
+	var said *protocol.Error
 	switch {
 	case errors.As(err, &known):
 		return known
+	case errors.As(err, &said):
+		return &Error{Code: said.Code, Message: said.Message}
 	case errors.Is(err, ErrServerClosed), errors.Is(err, broker.ErrClosed):
 		return &Error{Code: "shutting_down", Message: "the server is shutting down; try again in a moment"}
 	case errors.Is(err, broker.ErrIDReused):
@@ -102,12 +110,30 @@ type errorText struct {
 }
 
 func (s *Server) writeJSON(w http.ResponseWriter, status int, v any) {
-	h := w.Header()
+	jsonHeader(w.Header())
+	w.WriteHeader(status)
+	_, _ = w.Write(appendJSON(nil, v)) // the client may be gone; nobody is left to tell
+}
+
+// appendJSON appends v, which can be written as JSON, and the end of the line.
+func appendJSON(dst []byte, v any) []byte {
+	b := bytes.NewBuffer(dst)
+	enc := json.NewEncoder(b)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(v) // into memory: it does not fail
+	return b.Bytes()
+}
+
+func jsonHeader(h http.Header) {
 	h.Set("Content-Type", "application/json; charset=utf-8")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
-	w.WriteHeader(status)
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	_ = enc.Encode(v) // the client may be gone; nobody is left to tell
+}
+
+// liveHeader is for answers that go on. Proxies are asked not to collect them.
+func liveHeader(h http.Header, contentType string) {
+	h.Set("Content-Type", contentType)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Accel-Buffering", "no")
 }

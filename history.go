@@ -1,88 +1,24 @@
 package fanfare
 
 import (
+	"bytes"
+	"cmp"
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strconv"
-	"time"
 
 	"fanfare/broker"
 	"fanfare/protocol"
 )
 
-// A page of history has defaultLimit messages, or ?limit= up to maxLimit.
-const (
-	defaultLimit = 100
-	maxLimit     = 1000
-)
-
-// historyPage is a page of history on the wire.
-type historyPage struct {
-	Channel  string        `json:"channel"`
-	Position string        `json:"position"` // where reading goes on
-	Gap      bool          `json:"gap"`      // messages after ?since= are no longer kept
-	More     bool          `json:"more"`     // the limit left newer messages out
-	Messages []wireMessage `json:"messages"` // oldest first
-}
-
-// wireMessage is a message in JSON. Data is a JSON object when Type is
-// "json", a string when it is "text", and base64 when it is "binary".
-type wireMessage struct {
-	Position string    `json:"position"`
-	Time     time.Time `json:"time"`
-	Sender   string    `json:"sender,omitempty"`
-	Key      string    `json:"key,omitempty"`
-	Type     string    `json:"type"`
-	Data     any       `json:"data"`
-}
-
-func toWire(m *Message) wireMessage {
-	w := wireMessage{Position: m.Position.String(), Time: m.Time.UTC(), Sender: m.Sender, Key: m.Key}
-	switch {
-	case m.Binary:
-		w.Type, w.Data = "binary", base64.StdEncoding.EncodeToString(m.Payload)
-	case isTyped(m.Payload):
-		w.Type, w.Data = "json", json.RawMessage(m.Payload)
-	default:
-		w.Type, w.Data = "text", string(m.Payload)
-	}
-	return w
-}
-
-func (s *Server) serveHistory(w http.ResponseWriter, r *http.Request, channel string) {
-	set, err := settingsOf(r)
-	if err != nil {
-		s.refuse(w, err)
-		return
-	}
-	q := broker.Query{Limit: defaultLimit, Tail: set.since == nil}
-	if set.since != nil {
-		q.Since = *set.since
-	}
-	if v := r.URL.Query().Get("limit"); v != "" {
-		n, err := strconv.Atoi(v)
-		if err != nil || n < 1 || n > maxLimit {
-			s.refuse(w, errorf("bad_limit", "limit is %.40q; it must be a number from 1 to %d", v, maxLimit))
-			return
-		}
-		q.Limit = n
-	}
-	page, err := s.broker.History(r.Context(), channel, q)
-	if err != nil {
-		s.refuse(w, err)
-		return
-	}
-	out := historyPage{Channel: channel, Position: page.Position.String(), Gap: page.Gap, More: page.More, Messages: make([]wireMessage, len(page.Messages))}
-	for i, m := range page.Messages {
-		out.Messages[i] = toWire(m)
-	}
-	s.writeJSON(w, http.StatusOK, out)
-}
+// maxPage is where a page of history ends, in bytes of its messages, unless
+// one message alone has more.
+const maxPage = 4 << 20
 
 // A historyPage is a page of a channel's history as clients see it.
-type recordPage struct {
+type historyPage struct {
 	messages []json.RawMessage // records, oldest first
 	position Position          // where reading goes on
 	gap      bool              // messages after since are no longer kept
@@ -91,22 +27,68 @@ type recordPage struct {
 
 // history returns a page: the newest messages, or, after since if that is not
 // nil, the oldest; limit at most, of 1 to maxLimit.
-func (s *Server) history(ctx context.Context, channel string, since *Position, limit int) (recordPage, error) {
+func (s *Server) history(ctx context.Context, channel string, since *Position, limit int) (historyPage, error) {
 	q := broker.Query{Limit: limit, Tail: since == nil}
 	if since != nil {
 		q.Since = *since
 	}
 	page, err := s.broker.History(ctx, channel, q)
 	if err != nil {
-		return recordPage{}, err
+		return historyPage{}, err
 	}
 	pattern := ""
 	if broker.IsPattern(channel) {
 		pattern = channel
 	}
-	out := recordPage{position: page.Position, gap: page.Gap, more: page.More, messages: make([]json.RawMessage, 0, len(page.Messages))}
-	for _, m := range page.Messages {
-		out.messages = append(out.messages, protocol.AppendMessage(nil, pattern, m))
+	out := historyPage{position: page.Position, gap: page.Gap, more: page.More, messages: make([]json.RawMessage, 0, len(page.Messages))}
+	// What does not fit is left out where the reader can ask for it: at the end
+	// of a page after since, or else at the beginning.
+	size, last := 0, len(page.Messages)-1
+	for i, m := range page.Messages {
+		if q.Tail {
+			m = page.Messages[last-i]
+		}
+		record := protocol.AppendMessage(nil, pattern, m)
+		if size += len(record); size > maxPage && i > 0 {
+			if !q.Tail {
+				out.position, out.more = page.Messages[i-1].Position, true
+			}
+			break
+		}
+		out.messages = append(out.messages, record)
+	}
+	if q.Tail {
+		slices.Reverse(out.messages)
 	}
 	return out, nil
+}
+
+// serveHistory answers with a page.
+func (s *Server) serveHistory(w http.ResponseWriter, r *http.Request, channel string, set *settings) {
+	page, err := s.history(r.Context(), channel, set.since, cmp.Or(set.limit, defaultLimit))
+	if err != nil {
+		s.refuse(w, err)
+		return
+	}
+	_, count := s.presence(r.Context(), channel, 0)
+	body := appendJSON(nil, struct {
+		Channel  string `json:"channel"`
+		Position string `json:"position"`
+		Gap      bool   `json:"gap"`
+		More     bool   `json:"more"`
+		Count    int    `json:"count"`
+	}{channel, page.position.String(), page.gap, page.more, count})
+	// The messages are JSON already.
+	body = append(bytes.TrimSuffix(body, []byte("}\n")), `,"messages":[`...)
+	for i, record := range page.messages {
+		if i > 0 {
+			body = append(body, ',')
+		}
+		body = append(body, record...)
+	}
+	body = append(body, "]}\n"...)
+	h := w.Header()
+	jsonHeader(h)
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	_, _ = w.Write(body) // the client may be gone; nobody is left to tell
 }

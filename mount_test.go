@@ -104,7 +104,7 @@ func (m *mounting) speaksHTTP(t *testing.T, path, channel string) {
 		t.Errorf("POST: %s %s, want a position in %s", resp.Status, body, channel)
 	}
 	resp, body = m.fetch(t, "GET", path+"?since=0", "")
-	if resp.StatusCode != http.StatusOK || !strings.Contains(body, `"sender":"bob","type":"text","data":"said by POST"`) {
+	if resp.StatusCode != http.StatusOK || !strings.Contains(body, `"sender":"bob","data":"said by POST"`) {
 		t.Errorf("history: %s %s", resp.Status, body)
 	}
 	resp, body = m.fetch(t, "GET", path, "", "Accept", "text/html")

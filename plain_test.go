@@ -66,24 +66,6 @@ func nested(levels int) string {
 	return strings.Repeat(`{"a":`, levels-1) + "{}" + strings.Repeat("}", levels-1)
 }
 
-// A message that readers of JSON choke on does not spoil the page of history
-// that it stands in.
-func TestDeepMessageInHistory(t *testing.T) {
-	s := perform(t, fanfare.Config{})
-	s.post("/deep", nested(9999))
-	s.post("/deep", nested(200))
-	_, body := s.fetch("GET", "/deep", "")
-	messages, _ := body["messages"].([]any)
-	if len(messages) != 2 {
-		t.Fatalf("%.200v", body)
-	}
-	for i, want := range []string{"text", "json"} {
-		if m := messages[i].(map[string]any); m["type"] != want {
-			t.Errorf("message %d is of the type %v, want %s", i, m["type"], want)
-		}
-	}
-}
-
 // checkStamp finds that a stamp is of a time between before and now.
 func checkStamp(t *testing.T, stamp string, before time.Time) {
 	t.Helper()

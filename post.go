@@ -7,19 +7,27 @@ import (
 	"net/http"
 	"os"
 	"strings"
-
-	"fanfare/internal/handshake"
 )
 
-// servePost publishes the body.
+// servePost publishes the body: as one message, or each of its lines.
 func (s *Server) servePost(w http.ResponseWriter, r *http.Request, channel string) {
-	if err := handshake.CheckOrigin(r, s.now.Load().Origins); err != nil {
-		s.refuse(w, err)
-		return
-	}
 	set, err := settingsOf(r)
 	if err != nil {
 		s.refuse(w, err)
+		return
+	}
+	what, err := contentOf(r.Header)
+	if err != nil {
+		s.refuse(w, err)
+		return
+	}
+	id, err := idempotencyKey(r.Header)
+	if err != nil {
+		s.refuse(w, err)
+		return
+	}
+	if what == manyMessages {
+		s.servePostMany(w, r, channel, &set, id)
 		return
 	}
 	body, err := s.readBody(w, r)
@@ -27,7 +35,7 @@ func (s *Server) servePost(w http.ResponseWriter, r *http.Request, channel strin
 		s.refuse(w, err)
 		return
 	}
-	m := &Message{Channel: channel, Sender: set.name, Key: set.key, Binary: isBinary(r.Header.Get("Content-Type")), Payload: body}
+	m := &Message{Channel: channel, Sender: set.name, Key: set.key, Binary: what == binaryMessage, Payload: body, ID: scoped(set.scope(), id)}
 	if err := s.cfg.Hooks.mayPublish(r.Context(), m); err != nil {
 		s.refuse(w, err)
 		return
@@ -51,21 +59,74 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error
 	switch {
 	case errors.As(err, &tooBig):
 		return nil, errorf("too_big", "the body is larger than a message may be: %d bytes", s.cfg.MaxMessage)
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return nil, errorf("timeout", "a message must be complete within %v", s.cfg.MessageTimeout)
 	case err != nil:
-		return nil, errorf("bad_body", "the body did not arrive whole: %v", err)
+		return nil, s.cutShort(err)
 	}
 	return body, nil
 }
 
-// isBinary reports whether a body of this type is a binary message. All
-// others are texts: curl -d says that what it sends is a form.
-func isBinary(contentType string) bool {
-	media, _, err := mime.ParseMediaType(contentType)
-	if err != nil {
-		return false
+// cutShort says what became of a body that could not be read to its end.
+func (s *Server) cutShort(err error) error {
+	switch {
+	case s.closing.Load():
+		return ErrServerClosed
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return errorf("timeout", "a message must be complete within %v", s.cfg.MessageTimeout)
 	}
+	return errorf("bad_body", "the body did not arrive whole: %v", err)
+}
+
+// content is what the body of a POST is.
+type content int
+
+const (
+	textMessage content = iota
+	binaryMessage
+	manyMessages
+)
+
+// manyType is the type of a body that is a JSON value a line.
+const manyType = "application/x-ndjson"
+
+// contentOf finds out what a body is. What is neither bytes nor lines is text,
+// whatever it is called: curl -d says that what it sends is a form.
+func contentOf(h http.Header) (content, error) {
+	if coding := h.Get("Content-Encoding"); coding != "" && !strings.EqualFold(coding, "identity") {
+		return 0, errorf("bad_media", "the body is encoded (Content-Encoding: %.40s), and would be published so: send it as it is", coding)
+	}
+	given := h.Get("Content-Type")
+	media, params, err := mime.ParseMediaType(given)
 	kind, _, _ := strings.Cut(media, "/")
-	return media == "application/octet-stream" || kind == "image" || kind == "audio" || kind == "video"
+	switch charset := strings.ToLower(params["charset"]); {
+	case given == "":
+		return textMessage, nil
+	case err != nil:
+		return 0, errorf("bad_media", "Content-Type is %.80q, which cannot be read (%v); leave it out for a text", given, err)
+	case media == manyType:
+		return manyMessages, nil
+	case media == "application/octet-stream", kind == "image", kind == "audio", kind == "video":
+		return binaryMessage, nil
+	case kind == "multipart":
+		return 0, errorf("bad_media", "the body is a form of several parts (%.80s), and a message is the whole body: send one thing as it is, as curl does with --data-binary @FILE", media)
+	case charset != "" && charset != "utf-8" && charset != "us-ascii":
+		return 0, errorf("bad_media", "the body is a text in %.40s, and a text message is UTF-8; other bytes are published as application/octet-stream", charset)
+	}
+	return textMessage, nil
+}
+
+// idempotencyKey returns what the sender calls what it publishes, or nothing. The
+// header's draft has it in quotes, and most people leave them out.
+func idempotencyKey(h http.Header) (string, error) {
+	given := h["Idempotency-Key"]
+	if len(given) == 0 {
+		return "", nil
+	}
+	id := given[0]
+	if len(id) > 1 && id[0] == '"' && id[len(id)-1] == '"' {
+		id = id[1 : len(id)-1]
+	}
+	if len(given) > 1 || id == "" || len(id) > maxID {
+		return "", errorf("bad_id", "Idempotency-Key must be there once, with 1 to %d bytes: make up another one for each message, and repeat it with the message", maxID)
+	}
+	return id, nil
 }

@@ -18,6 +18,9 @@ type Position = broker.Position
 // maxKey is the longest key of a message in bytes.
 const maxKey = 255
 
+// maxID is the longest id of a publication in bytes.
+const maxID = 128
+
 // Publish publishes a message, of which Channel, Payload, Binary, Sender, Key and
 // ID count, and waits until the broker acknowledged it or ctx is done; in the
 // latter case it may have been published all the same. The message is copied.
@@ -28,7 +31,8 @@ func (s *Server) Publish(ctx context.Context, m *Message) (Position, error) {
 	own.Payload = bytes.Clone(m.Payload)
 	// The strings too: history keeps them, and they may be pieces of something
 	// bigger, such as a request line.
-	own.Channel, own.Sender, own.Key, own.ID = strings.Clone(m.Channel), strings.Clone(m.Sender), strings.Clone(m.Key), strings.Clone(m.ID)
+	own.Channel, own.Sender = strings.Clone(m.Channel), strings.Clone(m.Sender)
+	own.Key, own.ID = strings.Clone(m.Key), strings.Clone(m.ID)
 	type result struct {
 		pos Position
 		err error
@@ -72,6 +76,9 @@ func (s *Server) mayPublish(m *Message) error {
 		return errorf("too_big", "the message has %d bytes, and a message may have %d", len(m.Payload), s.cfg.MaxMessage)
 	case !m.Binary && !utf8.Valid(m.Payload):
 		return errorf("bad_text", "a text message must be UTF-8; publish other bytes as a binary message")
+	}
+	if len(m.ID) > maxID {
+		return errorf("bad_id", "the id has %d bytes, and may have %d", len(m.ID), maxID)
 	}
 	if err := checkKey(m.Key); err != nil {
 		return err

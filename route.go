@@ -2,9 +2,11 @@ package fanfare
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
+	"fanfare/broker"
 	"fanfare/browser"
 	"fanfare/internal/handshake"
 	"fanfare/web"
@@ -12,12 +14,16 @@ import (
 
 // One URL is one channel; what answers depends on how one asks:
 //
-//	a WebSocket upgrade            the live channel (plain.go)
-//	POST                           publishes the body
-//	GET, Accept: text/html         a page that speaks in this channel
-//	GET, Accept: application/json  a page of history; also for */* and no Accept
+//	a WebSocket upgrade                the live channel (connect.go)
+//	GET, Accept: text/html             a page that speaks in this channel
+//	GET, Accept: application/json      a page of history; also for */* and no Accept (history.go)
+//	POST                               publishes the body (post.go)
+//	POST of application/x-ndjson       publishes each line of it (many.go)
+//	HEAD                               what GET would say
+//	OPTIONS                            what is allowed, and to whose pages (cors.go)
 //
-// What begins with /-/ is the server's own.
+// What the query says means the same everywhere (settings.go). What begins with
+// /-/ is the server's own. All of it is described for programs in openapi.yaml.
 
 // positionHeader, in a handshake's response, is the position at which the
 // connection begins to read. With the value "pong" in the request it asks for
@@ -40,63 +46,84 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if path == "" {
 		path = lobby
 	}
-	if err := CheckChannel(path); err != nil {
+	if err := checkReadable(path); err != nil {
 		s.refuse(w, err)
 		return
 	}
 	switch {
 	case s.closing.Load():
 		s.refuse(w, ErrServerClosed)
+		return
 	case handshake.IsUpgrade(r):
 		s.serveWebSocket(w, r, path)
-	case r.Method == http.MethodPost:
-		s.servePost(w, r, path)
-	case r.Method == http.MethodGet, r.Method == http.MethodHead:
-		s.serveGet(w, r, path)
+		return
+	}
+	stranger := s.permit(w, r)
+	methods, refusal := channelMethods, "a channel answers %s"
+	if broker.IsPattern(path) {
+		methods, refusal = patternMethods, "a pattern answers %s: one can read it, and publish to channels"
+	}
+	switch {
+	case !slices.Contains(methods, r.Method):
+		allowed := strings.Join(methods, ", ")
+		w.Header().Set("Allow", allowed)
+		s.refuse(w, errorf("bad_method", refusal, allowed))
 	case r.Method == http.MethodOptions:
-		w.Header().Set("Allow", allowed)
-		w.WriteHeader(http.StatusNoContent)
+		s.serveOptions(w, r, methods, stranger)
+	case r.Method != http.MethodPost:
+		s.serveGet(w, r, path)
+	case stranger != nil:
+		s.refuse(w, stranger)
 	default:
-		w.Header().Set("Allow", allowed)
-		s.refuse(w, errorf("bad_method", "a channel answers %s", allowed))
+		s.servePost(w, r, path)
 	}
 }
 
-const allowed = "GET, HEAD, POST, OPTIONS"
+// What a URL answers.
+var (
+	channelMethods = []string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodOptions}
+	patternMethods = []string{http.MethodGet, http.MethodHead, http.MethodOptions}
+)
 
 // serveOwn answers what begins with /-/.
 func (s *Server) serveOwn(w http.ResponseWriter, r *http.Request, what string) {
 	switch what {
 	case "connect":
 		s.serveWebSocket(w, r, "")
-	case "healthz", "readyz":
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			w.Header().Set("Allow", "GET, HEAD")
-			s.refuse(w, errorf("bad_method", "/-/%s answers GET and HEAD", what))
-			return
-		}
-		if what == "readyz" && s.closing.Load() {
-			s.refuse(w, ErrServerClosed)
-			return
-		}
-		s.writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
-	case "fanfare.js":
-		browser.Serve(w, r)
+		return
+	case "healthz", "readyz", "fanfare.js":
 	default:
-		s.refuse(w, errorf("not_found", "the server has nothing at /-/%.80s; it has /-/healthz, /-/readyz and /-/fanfare.js", what))
+		s.refuse(w, errorf("not_found", "the server has nothing at /-/%.80s; it has /-/connect, /-/fanfare.js, /-/healthz and /-/readyz", what))
+		return
+	}
+	switch {
+	case r.Method != http.MethodGet && r.Method != http.MethodHead:
+		w.Header().Set("Allow", "GET, HEAD")
+		s.refuse(w, errorf("bad_method", "/-/%s answers GET and HEAD", what))
+	case what == "fanfare.js":
+		browser.Serve(w, r)
+	case what == "readyz" && s.closing.Load():
+		s.refuse(w, ErrServerClosed)
+	default:
+		s.writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
 	}
 }
 
 // serveGet answers with the face that the request accepts best.
 func (s *Server) serveGet(w http.ResponseWriter, r *http.Request, channel string) {
-	switch accepted(r.Header["Accept"], "application/json", "text/html") {
-	case "text/html":
+	face := accepted(r.Header["Accept"], "application/json", "text/html")
+	if face == "text/html" {
 		web.Serve(w, r, channel)
-	case "application/json":
-		w.Header().Add("Vary", "Accept")
-		s.serveHistory(w, r, channel)
-	default:
-		w.Header().Add("Vary", "Accept")
+		return
+	}
+	w.Header().Add("Vary", "Accept")
+	set, err := settingsOf(r)
+	switch {
+	case face == "":
 		s.refuse(w, errorf("not_acceptable", "a channel can be had as application/json (history), as text/html (a page), or live over a WebSocket"))
+	case err != nil:
+		s.refuse(w, err)
+	default:
+		s.serveHistory(w, r, channel, &set)
 	}
 }

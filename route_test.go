@@ -71,6 +71,23 @@ func TestRefusals(t *testing.T) {
 		{"another site's page posts", "POST", "/chat", "x", []string{"Origin: https://evil.example"}, 403, "bad_origin"},
 		{"own page posts", "POST", "/chat", "x", []string{"Origin: http://" + s.addr()}, 200, ""},
 		{"null origin", "POST", "/chat", "x", []string{"Origin: null"}, 403, "bad_origin"},
+		{"client too short", "POST", "/chat?client=123456789012345", "x", nil, 400, "bad_client"},
+		{"shortest client", "POST", "/chat?client=1234567890123456", "x", nil, 200, ""},
+		{"longest client", "GET", "/chat?client=" + strings.Repeat("%C3%B6", 64), "", nil, 200, ""},
+		{"client too long", "GET", "/chat?client=" + long[:65], "", nil, 400, "bad_client"},
+		{"client with control characters", "POST", "/chat?client=1234567890123456%00", "x", nil, 400, "bad_client"},
+		{"client not UTF-8", "POST", "/chat?client=1234567890123456%ff", "x", nil, 400, "bad_client"},
+		{"compressed body", "POST", "/chat", "x", []string{"Content-Encoding: gzip"}, 415, "bad_media"},
+		{"body as it is", "POST", "/chat", "x", []string{"Content-Encoding: identity"}, 200, ""},
+		{"a form's parts", "POST", "/chat", "x", []string{"Content-Type: multipart/form-data; boundary=x"}, 415, "bad_media"},
+		{"a form", "POST", "/chat", "x", []string{"Content-Type: application/x-www-form-urlencoded"}, 200, ""},
+		{"text of another charset", "POST", "/chat", "x", []string{"Content-Type: text/plain; charset=ISO-8859-1"}, 415, "bad_media"},
+		{"text in UTF-8", "POST", "/chat", "x", []string{"Content-Type: text/plain; charset=UTF-8"}, 200, ""},
+		{"type that is none", "POST", "/chat", "x", []string{"Content-Type: /;"}, 415, "bad_media"},
+		{"id too long", "POST", "/chat", "x", []string{"Idempotency-Key: " + long[:129]}, 400, "bad_id"},
+		{"longest id", "POST", "/chat", "x", []string{"Idempotency-Key: " + long[:128]}, 200, ""},
+		{"empty id", "POST", "/chat", "x", []string{`Idempotency-Key: ""`}, 400, "bad_id"},
+		{"two ids", "POST", "/chat", "x", []string{"Idempotency-Key: 1", "Idempotency-Key: 2"}, 400, "bad_id"},
 		{"name too long", "POST", "/chat?name=" + long, "x", nil, 400, "bad_name"},
 		{"name with control characters", "POST", "/chat?name=a%0Ab", "x", nil, 400, "bad_name"},
 		{"name with spaces around", "POST", "/chat?name=%20a", "x", nil, 400, "bad_name"},
@@ -82,9 +99,13 @@ func TestRefusals(t *testing.T) {
 		{"dots", "GET", "/a/%2e%2e/b", "", nil, 400, "bad_channel"},
 		{"control character", "GET", "/a%00b", "", nil, 400, "bad_channel"},
 		{"channel not UTF-8", "GET", "/%ff", "", nil, 400, "bad_channel"},
-		{"pattern", "POST", "/chat/*", "x", nil, 400, "bad_channel"},
+		{"pattern", "POST", "/chat/*", "x", nil, 405, "bad_method"},
+		{"a pattern's history", "GET", "/chat/*", "", nil, 200, ""},
+		{"star that is no pattern", "GET", "/chat*", "", nil, 400, "bad_channel"},
+		{"part of a method", "ET", "/chat", "", nil, 405, "bad_method"},
 		{"limit of nothing", "GET", "/chat?limit=0", "", nil, 400, "bad_limit"},
 		{"limit too large", "GET", "/chat?limit=1001", "", nil, 400, "bad_limit"},
+		{"limit where it has no use", "POST", "/chat?limit=0", "x", nil, 400, "bad_limit"},
 		{"limit no number", "GET", "/chat?limit=many", "", nil, 400, "bad_limit"},
 		{"since nonsense", "GET", "/chat?since=yesterday", "", nil, 400, "bad_since"},
 		{"since with a sign", "GET", "/chat?since=%2B1-1", "", nil, 400, "bad_since"},
@@ -93,6 +114,8 @@ func TestRefusals(t *testing.T) {
 		{"face that is not there", "GET", "/chat", "", []string{"Accept: image/png"}, 406, "not_acceptable"},
 		{"our own", "GET", "/-/secret", "", nil, 404, "not_found"},
 		{"publish to our own", "POST", "/-/secret", "x", nil, 404, "not_found"},
+		{"unknown method of our own", "POST", "/-/healthz", "x", nil, 405, "bad_method"},
+		{"unknown method of the module", "POST", "/-/fanfare.js", "x", nil, 405, "bad_method"},
 		{"health", "GET", "/-/healthz", "", nil, 200, ""},
 		{"ready", "GET", "/-/readyz", "", nil, 200, ""},
 		{"options", "OPTIONS", "/chat", "", nil, 204, ""},
@@ -106,57 +129,6 @@ func TestRefusals(t *testing.T) {
 				t.Errorf("%d %v, want %d %q", resp.StatusCode, body, c.status, c.code)
 			}
 		})
-	}
-}
-
-// History is read in pages, from the newest or from a position.
-func TestHistory(t *testing.T) {
-	s := perform(t, fanfare.Config{History: 4})
-	if resp, body := s.fetch("GET", "/empty", ""); resp.StatusCode != 200 || len(body["messages"].([]any)) != 0 || body["gap"] != false {
-		t.Fatal(body)
-	}
-	var positions []string
-	for _, text := range []string{"1", `{"n":2}`, "3", "4", "5"} {
-		positions = append(positions, s.post("/news?name=ann&key=k", text))
-	}
-	texts := func(body map[string]any) string {
-		var out []string
-		for _, m := range body["messages"].([]any) {
-			data, _ := json.Marshal(m.(map[string]any)["data"])
-			out = append(out, string(data))
-		}
-		return strings.Join(out, " ")
-	}
-	for _, c := range []struct {
-		query, texts, position string
-		gap, more              bool
-	}{
-		{"", `{"n":2} "3" "4" "5"`, positions[4], false, false},
-		{"?limit=2", `"4" "5"`, positions[4], false, false},
-		{"?since=0", `{"n":2} "3" "4" "5"`, positions[4], false, false},
-		{"?since=0&limit=2", `{"n":2} "3"`, positions[2], false, true},
-		{"?since=" + positions[2], `"4" "5"`, positions[4], false, false},
-		{"?since=" + positions[2] + "&limit=1", `"4"`, positions[3], false, true},
-		{"?since=" + positions[4], ``, positions[4], false, false},
-		{"?since=" + positions[0], `{"n":2} "3" "4" "5"`, positions[4], false, false},
-		{"?since=" + strings.Replace(positions[0], "-1", "-0", 1), `{"n":2} "3" "4" "5"`, positions[4], true, false},
-		{"?since=7-7", `{"n":2} "3" "4" "5"`, positions[4], true, false},
-		{"?since=" + positions[4] + "0", `{"n":2} "3" "4" "5"`, positions[4], true, false},
-	} {
-		_, body := s.fetch("GET", "/news"+c.query, "", "Accept: application/json")
-		if texts(body) != c.texts || body["position"] != c.position || body["gap"] != c.gap || body["more"] != c.more {
-			t.Errorf("%s: %v, want %+v", c.query, body, c)
-		}
-	}
-	_, body := s.fetch("GET", "/news?limit=1", "")
-	m := body["messages"].([]any)[0].(map[string]any)
-	if m["sender"] != "ann" || m["key"] != "k" || m["type"] != "text" || m["position"] != positions[4] || !strings.HasSuffix(m["time"].(string), "Z") {
-		t.Errorf("%v", m)
-	}
-	s.fetch("POST", "/news", "\x00\xff", "Content-Type: application/octet-stream")
-	_, body = s.fetch("GET", "/news?limit=1", "")
-	if m := body["messages"].([]any)[0].(map[string]any); m["type"] != "binary" || m["data"] != "AP8=" {
-		t.Errorf("%v", m)
 	}
 }
 

@@ -122,6 +122,13 @@ func hidden(w http.ResponseWriter, err error) string {
 	return fmt.Sprintf("the connection cannot be taken over from %T: %v; mount the WebSocket outside of the middleware", w, err)
 }
 
+// NoStream is the refusal of an answer that goes on, where w cannot write it
+// piece by piece.
+func NoStream(w http.ResponseWriter) *Refusal {
+	return &Refusal{http.StatusInternalServerError, "no_stream", fmt.Sprintf("the middleware type %T hides how to write an answer that goes on: "+
+		"give it a method Unwrap() http.ResponseWriter, or mount Fanfare outside of it", innermost(w)), nil}
+}
+
 // response is the 101 (RFC 6455, section 4.2.2).
 func response(r *http.Request, subprotocol string, extra http.Header) []byte {
 	var b bytes.Buffer

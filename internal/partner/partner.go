@@ -1,5 +1,5 @@
 // Package partner finds the other people's programs that our tests talk with:
-// Python with websockets, Node with ws, Chromium. ci/partners.sh installs them
+// Python with websockets, Node with ws, Chromium, curl. ci/partners.sh installs them
 // and looks in the same places.
 //
 // A partner that is not there skips the test that asked for it, which is the
@@ -47,6 +47,16 @@ func Chromium(t testing.TB) string {
 	path, err := chromium()
 	if err != nil {
 		absent(t, "Chromium", "chromium", err)
+	}
+	return path
+}
+
+// Curl returns a curl.
+func Curl(t testing.TB) string {
+	t.Helper()
+	path, err := exec.LookPath("curl")
+	if err != nil {
+		absent(t, "curl", "curl", err)
 	}
 	return path
 }

@@ -1,0 +1,175 @@
+package fanfare_test
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+
+	"fanfare"
+	"fanfare/protocol"
+)
+
+// page is a page of history, as clients see it.
+type page struct {
+	Channel  string            `json:"channel"`
+	Position string            `json:"position"`
+	Gap      bool              `json:"gap"`
+	More     bool              `json:"more"`
+	Count    int               `json:"count"`
+	Messages []json.RawMessage `json:"messages"`
+}
+
+// page fetches a page of history.
+func (s *stage) page(path string) page {
+	s.t.Helper()
+	resp, err := http.Get(s.url(path))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var p page
+	dec := json.NewDecoder(resp.Body)
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&p); err != nil || resp.StatusCode != http.StatusOK {
+		s.t.Fatalf("%s: %s, %v", path, resp.Status, err)
+	}
+	return p
+}
+
+// records reads the messages of a page.
+func (p page) records(t *testing.T) []protocol.Message {
+	t.Helper()
+	var records []protocol.Message
+	for _, text := range p.Messages {
+		m, err := protocol.ParseMessage(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		records = append(records, m)
+	}
+	return records
+}
+
+// data is what the messages of a page say.
+func (p page) data(t *testing.T) string {
+	t.Helper()
+	var all []string
+	for _, m := range p.records(t) {
+		all = append(all, string(m.Data))
+	}
+	return strings.Join(all, " ")
+}
+
+// History is read in pages, from the newest or from a position.
+func TestHistory(t *testing.T) {
+	s := perform(t, fanfare.Config{History: 4})
+	if p := s.page("/empty"); p.Channel != "empty" || p.Messages == nil || len(p.Messages) != 0 || p.Gap || p.More || p.Count != 0 {
+		t.Fatalf("%+v", p)
+	}
+	var positions []string
+	for _, text := range []string{"1", `{"n":2}`, "three", `"4"`, "5 five"} {
+		positions = append(positions, s.post("/news?name=ann&key=k", text))
+	}
+	const all = `{"n":2} "three" "4" "5 five"`
+	for _, c := range []struct {
+		query, data, position string
+		gap, more             bool
+	}{
+		{"", all, positions[4], false, false},
+		{"?limit=2", `"4" "5 five"`, positions[4], false, false},
+		{"?since=0", all, positions[4], false, false},
+		{"?since=0&limit=2", `{"n":2} "three"`, positions[2], false, true},
+		{"?since=" + positions[2], `"4" "5 five"`, positions[4], false, false},
+		{"?since=" + positions[2] + "&limit=1", `"4"`, positions[3], false, true},
+		{"?since=" + positions[4], ``, positions[4], false, false},
+		{"?since=" + positions[0], all, positions[4], false, false},
+		{"?since=" + strings.Replace(positions[0], "-1", "-0", 1), all, positions[4], true, false},
+		{"?since=7-7", all, positions[4], true, false},
+		{"?since=" + positions[4] + "0", all, positions[4], true, false},
+	} {
+		p := s.page("/news" + c.query)
+		if p.data(t) != c.data || p.Position != c.position || p.Gap != c.gap || p.More != c.more {
+			t.Errorf("%s: %+v, want %+v", c.query, p, c)
+		}
+	}
+	m := s.page("/news?limit=1").records(t)[0]
+	if m.Channel != "news" || m.Sender != "ann" || m.Key != "k" || m.Position != positions[4] || m.Predecessor != positions[3] || m.Time.IsZero() || m.Pattern != "" {
+		t.Errorf("%+v", m)
+	}
+	s.fetch("POST", "/news", "\x00\xff", "Content-Type: application/octet-stream")
+	if m := s.page("/news?limit=1").records(t)[0]; m.Encoding != "base64" || string(m.Data) != `"AP8="` {
+		t.Errorf("%+v", m)
+	}
+}
+
+// A page says how many read the channel.
+func TestHistoryCounts(t *testing.T) {
+	s := perform(t, fanfare.Config{})
+	alice, _ := s.join("/news"), s.join("/news")
+	s.join("/other")
+	if p := s.page("/news"); p.Count != 2 {
+		t.Errorf("%d are here, want 2", p.Count)
+	}
+	alice.leave()
+	eventually(t, "one is left", func() bool { return s.page("/news").Count == 1 })
+}
+
+// A page ends at 4 MiB, and says how to go on.
+func TestHistoryPageIsBounded(t *testing.T) {
+	const most = 4 << 20
+	s := perform(t, fanfare.Config{MaxMessage: 6 << 20, HistoryBytes: 64 << 20})
+	size := func(p page) (n int) {
+		for _, m := range p.Messages {
+			n += len(m)
+		}
+		return n
+	}
+	var want []string
+	for _, c := range "abcdefghij" {
+		text := strings.Repeat(string(c), 1<<20)
+		want = append(want, `"`+text+`"`)
+		s.post("/big", text)
+	}
+	var got []string
+	since, pages := "0", 0
+	for more := true; more; pages++ {
+		p := s.page("/big?since=" + since)
+		if size(p) > most || p.Gap {
+			t.Fatalf("a page of %d bytes, gap %v", size(p), p.Gap)
+		}
+		for _, m := range p.records(t) {
+			got = append(got, string(m.Data))
+		}
+		since, more = p.Position, p.More
+	}
+	if strings.Join(got, "") != strings.Join(want, "") || pages != 4 {
+		t.Errorf("%d messages on %d pages, want 10 on 4", len(got), pages)
+	}
+	// Without since it is the newest, as many as there is room for.
+	p := s.page("/big")
+	if p.data(t) != strings.Join(want[7:], " ") || p.More || p.Position != since {
+		t.Errorf("%d of the newest messages, more %v", len(p.Messages), p.More)
+	}
+	// One that is larger alone is a page.
+	s.post("/big", strings.Repeat("k", 5<<20))
+	s.post("/big", "l")
+	if p := s.page("/big?since=" + since); len(p.Messages) != 1 || !p.More {
+		t.Errorf("%d messages, more %v", len(p.Messages), p.More)
+	}
+	if p := s.page("/big"); len(p.Messages) != 1 || p.data(t) != `"l"` {
+		t.Errorf("%d messages", len(p.Messages))
+	}
+}
+
+// A message that readers of JSON choke on does not spoil the page of history
+// that it stands in.
+func TestDeepMessageInHistory(t *testing.T) {
+	s := perform(t, fanfare.Config{})
+	s.post("/deep", nested(9999))
+	s.post("/deep", nested(200))
+	records := s.page("/deep").records(t)
+	if len(records) != 2 || records[0].Data[0] != '"' || string(records[1].Data) != nested(200) {
+		t.Errorf("%.200s", s.page("/deep").Messages)
+	}
+}
