@@ -138,7 +138,7 @@ func (c *Cursor) Resume(pos broker.Position) bool {
 		return true
 	}
 	old := c.feed.oldest.Load()
-	if old == nil || pos.Epoch != old.msg.Position.Epoch || pos.Offset < old.msg.Prev {
+	if old == nil || pos.Epoch != old.msg.Position.Epoch || pos.Offset < old.after {
 		return false
 	}
 	at := before(old)
@@ -155,8 +155,10 @@ func (c *Cursor) Resume(pos broker.Position) bool {
 
 // Rewind moves a reader, of which nothing was taken yet, back to where page
 // begins: what a broker answered, after the reader was made, for since, the
-// position to resume from. A page without a limit reaches at least to the reader's
-// place, so nothing is between; what it has beyond comes from the feed.
+// position to resume from. A page without a limit reaches at least to the
+// reader's place, so nothing is between; what it has beyond comes from the feed.
+// After a gap a page of many channels can have holes, since each keeps what it
+// keeps; what the feed's own history has there is read all the same.
 func (c *Cursor) Rewind(since broker.Position, page broker.Page) {
 	here, begin := c.Position(), page.Position
 	if len(page.Messages) > 0 {
@@ -176,13 +178,6 @@ func (c *Cursor) Rewind(since broker.Position, page broker.Page) {
 	if len(msgs) == 0 {
 		return
 	}
-	if c.at == nil {
-		// It let go of its place while the broker was asked. Its policy decides
-		// where it goes on, and counts what it then misses from here.
-		c.astray.seq -= int64(len(msgs))
-		c.astray.pos = begin
-		return
-	}
 	// What the feed's own history has is read from there, since it is encoded
 	// already; entries for what is before it are this reader's alone.
 	next := c.feed.oldest.Load()
@@ -192,11 +187,18 @@ func (c *Cursor) Rewind(since broker.Position, page broker.Page) {
 	if next == nil || !upTo(next.msg, here) {
 		next = c.at
 	}
+	if next == nil {
+		// It let go of its place while the broker was asked. Its policy decides
+		// where it goes on, and counts what it then misses from here.
+		c.astray.seq -= int64(len(msgs))
+		c.astray.pos = begin
+		return
+	}
 	for n := len(msgs) - 1; n >= 0 && !next.silent && upTo(next.msg, msgs[n].Position); n-- {
 		msgs = msgs[:n]
 	}
 	for i := len(msgs) - 1; i >= 0; i-- {
-		e := &Entry{content: &content{msg: msgs[i]}, seq: next.seq - 1, size: c.from}
+		e := &Entry{content: &content{msg: msgs[i]}, seq: next.seq - 1, size: c.from, after: placeBefore(msgs[i]).Offset}
 		if next.silent {
 			e.seq = next.seq // the same place, with its message
 		}
@@ -351,7 +353,7 @@ func (c *Cursor) place() error {
 		c.placeLatest()
 	case c.policy == CatchUp && old != nil:
 		c.at = before(old)
-		for next := old; next != nil && next.seq <= c.astray.seq; next = next.next.Load() {
+		for next := old; next != nil && upTo(next.msg, c.astray.pos); next = next.next.Load() {
 			c.at = next
 		}
 		c.astray.gap = Gap{Outrun, max(0, old.seq-1-c.astray.seq)}
@@ -391,19 +393,16 @@ func (c *Cursor) placeLatest() {
 		e.next.Store(next)
 		next = e
 	}
-	c.astray.gap = Gap{Superseded, head.seq - c.astray.seq - n}
+	// After a page of many channels that had holes, more may be found than it had.
+	c.astray.gap = Gap{Superseded, max(0, head.seq-c.astray.seq-n)}
 	c.at = &Entry{content: placeOf(c.astray.pos), seq: next.seq - 1, size: head.size}
 	c.at.next.Store(next)
 }
 
 // before returns a place from which e is next.
 func before(e *Entry) *Entry {
-	b := &Entry{content: placeOf(placeBefore(e.msg)), seq: e.seq - 1, size: e.size - int64(e.msg.Size())}
+	place := broker.Position{Epoch: e.msg.Position.Epoch, Offset: e.after}
+	b := &Entry{content: placeOf(place), seq: e.seq - 1, size: e.size - int64(e.msg.Size())}
 	b.next.Store(e)
 	return b
-}
-
-// placeBefore returns the place that m comes after.
-func placeBefore(m *broker.Message) broker.Position {
-	return broker.Position{Epoch: m.Position.Epoch, Offset: m.Prev}
 }

@@ -1,6 +1,6 @@
-// Package feed is the heart of Fanfare: a channel's messages as one
-// append-only linked list that all readers share, so that there is no queue
-// per reader.
+// Package feed is the heart of Fanfare: the messages of a channel, or of all
+// channels that fit a pattern, as one append-only linked list that all readers
+// share, so that there is no queue per reader.
 //
 // # One feed, many cursors
 //
@@ -59,9 +59,10 @@ type Form struct {
 // An Entry is a place in a feed: a message, and what comes next.
 type Entry struct {
 	*content
-	seq  int64                 // running count of the feed's messages, this one included; never changes
-	size int64                 // running count of their bytes; never changes
-	next atomic.Pointer[Entry] // written once
+	seq   int64                 // running count of the feed's messages, this one included; never changes
+	size  int64                 // running count of their bytes; never changes
+	after uint64                // offset of a place after which this message is the feed's next; never changes
+	next  atomic.Pointer[Entry] // written once
 }
 
 // content is a message and what it was encoded to. It knows no place, so that
@@ -127,7 +128,7 @@ type Retention struct {
 	Keys  int           // 0: none, and Latest then does what Skip does
 }
 
-// Feed is a channel's messages. All methods may be called from any goroutine;
+// Feed is the messages of a channel or a pattern. All methods may be called from any goroutine;
 // Append and Trim wait for one another, and readers for neither, but for the
 // moment in which a lagging one with the policy [Latest] is placed.
 type Feed struct {
@@ -146,7 +147,11 @@ type Feed struct {
 // since Append brings them.
 func New(retain Retention, base broker.Position, history []*broker.Message) *Feed {
 	f := &Feed{retain: retain}
-	f.head.Store(&Entry{content: placeOf(base)})
+	begin := base
+	if len(history) > 0 && upTo(history[0], base) {
+		begin = placeBefore(history[0])
+	}
+	f.head.Store(&Entry{content: placeOf(begin)})
 	for _, m := range history {
 		if upTo(m, base) {
 			f.Append(m)
@@ -161,15 +166,23 @@ func upTo(m *broker.Message, p broker.Position) bool {
 	return m.Position.Epoch == p.Epoch && m.Position.Offset <= p.Offset
 }
 
+// placeBefore returns the latest place that a message comes after. What of the
+// feed is before it nobody can tell from the message: Prev is the one before it
+// in its channel, and a feed can have many channels.
+func placeBefore(m *broker.Message) broker.Position {
+	return broker.Position{Epoch: m.Position.Epoch, Offset: m.Position.Offset - 1}
+}
+
 // Append adds the newest message. The order of the calls is the order of the
-// feed. A message of another epoch begins history anew: positions of two
-// epochs cannot be compared.
+// feed, and by offset. A message of another epoch begins history anew:
+// positions of two epochs cannot be compared.
 func (f *Feed) Append(m *broker.Message) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	head := f.head.Load()
-	e := &Entry{content: &content{msg: m}, seq: head.seq + 1, size: head.size + int64(m.Size())}
+	e := &Entry{content: &content{msg: m}, seq: head.seq + 1, size: head.size + int64(m.Size()), after: head.msg.Position.Offset}
 	if m.Position.Epoch != head.msg.Position.Epoch {
+		e.after = placeBefore(m).Offset
 		f.oldest.Store(nil)
 		f.latest = latest{}
 	}

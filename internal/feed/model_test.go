@@ -24,21 +24,16 @@ type toy struct {
 	all    []*broker.Message // of the channel, since ever
 	oldest int               // index of the oldest that the feed's history keeps
 	keys   []int             // indices of the newest for each key, longest silent first
-	last   int               // index of the newest without a key; -1: none
 }
 
 func (t *toy) append(m *broker.Message) {
 	i := len(t.all)
 	t.all = append(t.all, m)
 	if i > 0 && t.all[i-1].Position.Epoch != m.Position.Epoch {
-		t.oldest, t.keys, t.last = i, nil, -1
+		t.oldest, t.keys = i, nil
 	}
 	t.trim(m.Time)
-	if m.Key == "" {
-		t.last = i
-		return
-	}
-	t.keys = slices.DeleteFunc(t.keys, func(k int) bool { return t.all[k].Key == m.Key })
+	t.keys = slices.DeleteFunc(t.keys, func(k int) bool { return t.all[k].Key == m.Key && t.all[k].Channel == m.Channel })
 	t.keys = append(t.keys, i)
 	t.trimKeys()
 }
@@ -119,7 +114,7 @@ func (l *listener) place(t *toy) feed.Gap {
 		l.owed = l.owed[before-1:]
 	case feed.Latest:
 		reason = feed.Superseded
-		l.owed = slices.DeleteFunc(l.owed, func(o owed) bool { return o.index != t.last && !slices.Contains(t.keys, o.index) })
+		l.owed = slices.DeleteFunc(l.owed, func(o owed) bool { return !slices.Contains(t.keys, o.index) })
 		for i := range l.owed {
 			l.owed[i].lag = 0
 		}
@@ -142,35 +137,47 @@ type program struct {
 	encoded   map[string]int // form and message: how often
 	allowed   map[string]int // by rewinds
 	listeners []*listener
+	base      broker.Position // where the feed began to be appended to
+	before    int             // how many messages were before that
 }
 
-// A source is a broker with one channel.
+// A source is a broker with what the feed is of: a channel, or all that fit a
+// pattern.
 type source interface {
-	publish(key string, size int)
+	publish(channel int, key string, size int) // to one of four channels
+	newest() broker.Position                   // of all messages, also of other channels
 	history(since broker.Position) broker.Page
 	lose() // history; begins another epoch
 	close()
 }
 
 // memory is the real one.
-type memory struct{ *broker.Memory }
-
-func (s memory) publish(key string, size int) {
-	s.Publish(&broker.Message{Channel: "news", Key: key, Payload: make([]byte, size)}, func(broker.Position, error) {})
+type memory struct {
+	*broker.Memory
+	name     string    // of what the feed is of
+	channels [4]string // of which one does not fit that
+	head     broker.Position
 }
 
-func (s memory) history(since broker.Position) broker.Page {
-	page, err := s.History(context.Background(), "news", broker.Query{Since: since})
+func (s *memory) publish(channel int, key string, size int) {
+	s.Publish(&broker.Message{Channel: s.channels[channel], Key: key, Payload: make([]byte, size)}, func(pos broker.Position, _ error) { s.head = pos })
+}
+
+func (s *memory) newest() broker.Position { return s.head }
+
+func (s *memory) history(since broker.Position) broker.Page {
+	page, err := s.History(context.Background(), s.name, broker.Query{Since: since})
 	if err != nil {
 		panic(err)
 	}
 	return page
 }
 
-func (s memory) lose()  {}
-func (s memory) close() { s.Close() }
+func (s *memory) lose()  {}
+func (s *memory) close() { s.Close() }
 
-// sparse is a broker whose offsets have holes and which can lose its history.
+// sparse is a broker whose offsets have holes, whose messages name whatever as
+// the one before, and which can lose its history.
 type sparse struct {
 	deliver func(*broker.Message)
 	keep    int
@@ -178,13 +185,16 @@ type sparse struct {
 	all     []*broker.Message // of this epoch
 }
 
-func (s *sparse) publish(key string, size int) {
+func (s *sparse) publish(channel int, key string, size int) {
 	m := message(s.head, key, size)
 	m.Position.Offset += uint64(size % 3)
+	m.Prev = uint64(channel)
 	s.head = m.Position
 	s.all = append(s.all, m)
 	s.deliver(m)
 }
+
+func (s *sparse) newest() broker.Position { return s.head }
 
 func (s *sparse) history(since broker.Position) broker.Page {
 	kept := s.all[max(0, len(s.all)-s.keep):]
@@ -253,7 +263,7 @@ func (inBubble) Deadline() (time.Time, bool) { return time.Time{}, false }
 
 func newProgram(t *rapid.T) *program {
 	p := &program{T: t, encoded: make(map[string]int), allowed: make(map[string]int)}
-	p.toy = &toy{last: -1, keep: retention(t)}
+	p.toy = &toy{keep: retention(t)}
 	for i := range 3 {
 		p.forms = append(p.forms, &feed.Form{Encode: func(dst []byte, m *broker.Message) []byte {
 			p.encoded[fmt.Sprint(i, m.Position)]++
@@ -276,29 +286,32 @@ func newProgram(t *rapid.T) *program {
 			l.owed = append(l.owed, owed{len(p.all) - 1, int64(m.Size())})
 		}
 	}
-	if rapid.Bool().Draw(t, "memory") {
+	if kind := rapid.IntRange(0, 2).Draw(t, "kind"); kind > 0 {
 		m := broker.NewMemory(&broker.MemoryOptions{
 			History:      rapid.SampledFrom([]int{-1, 1, 5, 20, 100}).Draw(t, "kept"),
 			HistoryAge:   rapid.SampledFrom([]time.Duration{2 * time.Second, time.Hour}).Draw(t, "keptAge"),
 			HistoryBytes: rapid.SampledFrom([]int{500, 2000, 1 << 20}).Draw(t, "keptBytes"),
 		})
 		m.Start(deliver)
-		p.source = memory{m}
+		p.source = &memory{Memory: m, name: "news", channels: [4]string{"news", "other", "news", "news"}}
+		if kind == 2 {
+			p.source = &memory{Memory: m, name: "a/*", channels: [4]string{"a/x", "other", "a/y", "a/z"}}
+		}
 	} else {
 		p.source = &sparse{deliver: deliver, head: start, keep: rapid.SampledFrom([]int{0, 1, 5, 20, 100}).Draw(t, "kept")}
 	}
 	for range rapid.IntRange(0, 12).Draw(t, "before") {
-		p.source.publish("", 10)
+		p.source.publish(channelGen.Draw(t, "channel"), "", 10)
 	}
-	if m, ok := p.source.(memory); ok {
+	if m, ok := p.source.(*memory); ok {
 		early = nil
-		base, _ = m.Subscribe(context.Background(), "news")
+		base, _ = m.Subscribe(context.Background(), m.name)
 	} else {
 		early = nil
 		base = p.source.(*sparse).head
 	}
 	for range rapid.IntRange(0, 3).Draw(t, "meanwhile") {
-		p.source.publish("", 10)
+		p.source.publish(channelGen.Draw(t, "channel"), "", 10)
 	}
 	page := p.source.history(broker.Position{})
 	given := rapid.Bool().Draw(t, "given")
@@ -312,11 +325,16 @@ func newProgram(t *rapid.T) *program {
 	} else {
 		// The broker has them, the feed does not.
 		p.feed = feed.New(p.keep, base, nil)
-		p.oldest, p.keys, p.last = len(p.all), nil, -1
+		p.oldest, p.keys = len(p.all), nil
 	}
-	if at := p.feed.Position(); at != base {
-		t.Fatalf("a new feed is at %v, want %v", at, base)
+	want := base
+	if given && len(p.all) > 0 {
+		want = p.all[len(p.all)-1].Position
 	}
+	if at := p.feed.Position(); at != want {
+		t.Fatalf("a new feed is at %v, want %v", at, want)
+	}
+	p.base, p.before = want, len(p.all)
 	for _, m := range early {
 		deliver(m)
 	}
@@ -340,15 +358,17 @@ func (p *program) retain(t *rapid.T) {
 	p.trimKeys()
 }
 
+var channelGen = rapid.IntRange(0, 3)
+
 var keyGen = rapid.SampledFrom([]string{"", "", "a", "b", "c", "d"})
 
 func (p *program) publish(t *rapid.T) {
-	p.source.publish(keyGen.Draw(t, "key"), rapid.SampledFrom([]int{0, 1, 2, 50, 400}).Draw(t, "size"))
+	p.source.publish(channelGen.Draw(t, "channel"), keyGen.Draw(t, "key"), rapid.SampledFrom([]int{0, 1, 2, 50, 400}).Draw(t, "size"))
 }
 
 func (p *program) burst(t *rapid.T) {
 	for range rapid.IntRange(2, 20).Draw(t, "n") {
-		p.source.publish(keyGen.Draw(t, "key"), 5)
+		p.source.publish(channelGen.Draw(t, "channel"), keyGen.Draw(t, "key"), 5)
 	}
 }
 
@@ -382,8 +402,9 @@ func (p *program) newListener(t *rapid.T) *listener {
 
 func (p *program) live(t *rapid.T) { p.newListener(t) }
 
-// resume makes a reader and moves it to some place: one that was, one that
-// never was, one of another epoch, or the very beginning.
+// resume makes a reader and moves it to some place: one that was, one between
+// two messages, where other channels had theirs, one that never was, one of
+// another epoch, or the very beginning.
 func (p *program) resume(t *rapid.T) {
 	if len(p.all) == 0 {
 		return
@@ -400,6 +421,14 @@ func (p *program) resume(t *rapid.T) {
 		pos = broker.Position{}
 	default:
 		strange = false
+		end := p.source.newest()
+		if from+1 < len(p.all) {
+			end = p.all[from+1].Position
+			end.Offset--
+		}
+		if end.Epoch == pos.Epoch && end.Offset > pos.Offset {
+			pos.Offset += rapid.Uint64Range(0, end.Offset-pos.Offset).Draw(t, "hole")
+		}
 	}
 	l := p.newListener(t)
 	meanwhile := func() {
@@ -426,21 +455,25 @@ func (p *program) resume(t *rapid.T) {
 		meanwhile()
 	}
 	newest := len(p.all) - 1
-	reaches := !strange && from+1 >= p.oldest && pos.Epoch == p.all[newest].Position.Epoch && p.oldest <= newest
-	reaches = reaches || !strange && from+1 == l.made
+	reaches := !strange && from+1 >= p.oldest && p.oldest <= newest && upTo(pos, p.all[newest].Position)
+	reaches = reaches && (p.oldest != p.before || from >= p.before || pos.Offset >= p.base.Offset)
+	stays := pos == l.reader.Position()
+	reaches = reaches || stays
 	if got := l.reader.Resume(pos); got != reaches {
 		p.Fatalf("Resume(%v) with history from index %d, message index %d of %d: %v", pos, p.oldest, from, len(p.all), got)
 	}
 	if reaches {
-		if from+1 != l.made {
-			l.gone = false
-		}
+		l.gone = l.gone && stays
 		rest(from + 1)
 		return
 	}
 	meanwhile()
 	page := p.source.history(pos)
 	l.reader.Rewind(pos, page)
+	if len(page.Messages) > 0 && p.hasHoles(page, l.made) {
+		p.takeLoosely(l, page.Gap)
+		return
+	}
 	if l.made > 0 {
 		here := p.all[l.made-1].Position
 		back := 0
@@ -448,6 +481,14 @@ func (p *program) resume(t *rapid.T) {
 			p.allowed[fmt.Sprint(slices.Index(p.forms, l.form), m.Position)]++
 			if m.Position.Epoch == here.Epoch && m.Position.Offset <= here.Offset {
 				back++
+			}
+		}
+		if back > 0 {
+			begin := page.Messages[0].Position.Offset
+			for i := p.oldest; i < l.made; i++ {
+				if p.all[i].Position.Offset >= begin {
+					l.gone = false // the feed's own history has a place for it
+				}
 			}
 		}
 		rest(l.made - back)
@@ -461,12 +502,56 @@ func (p *program) resume(t *rapid.T) {
 	}
 	if page.Missed > 0 {
 		missed := int64(len(p.all) - from - 1 - len(l.owed))
-		if l.gone && int64(page.Missed) != missed {
+		begin := page.Position
+		if len(page.Messages) > 0 {
+			begin = page.Messages[0].Position
+			begin.Offset--
+		}
+		if l.gone && !upTo(begin, l.reader.Position()) {
 			missed = -1 // it let go of the place from which that can be counted
 		}
 		l.gap.Missed = missed
 	}
 }
+
+// hasHoles reports whether a page, of those before index made, lacks some that
+// are newer than others: of a pattern's channels each keeps what it keeps.
+func (p *program) hasHoles(page broker.Page, made int) bool {
+	for i := slices.Index(p.all[:made], page.Messages[0]); i >= 0 && i < made; i++ {
+		if !slices.Contains(page.Messages, p.all[i]) {
+			return true
+		}
+	}
+	return false
+}
+
+// takeLoosely takes everything after such a page: first the news that something
+// unknown is missing, if so; then what comes is in order and ends with the newest.
+func (p *program) takeLoosely(l *listener, gap bool) {
+	p.listeners = slices.DeleteFunc(p.listeners, func(x *listener) bool { return x == l })
+	last := 0
+	for ; l.reader.Pending(); gap = false {
+		m, got, err := l.reader.Next()
+		switch {
+		case errors.Is(err, feed.ErrTooSlow) && l.policy == feed.Close && !gap:
+			return
+		case err != nil || (got.Missed < 0) != gap:
+			p.Fatalf("%s (%v): Next after a page with holes: gap %+v, error %v", l.name, l.policy, got, err)
+		case m != nil:
+			i := slices.Index(p.all, m)
+			if i < last {
+				p.Fatalf("%s (%v): Next after a page with holes: message index %d after %d", l.name, l.policy, i, last-1)
+			}
+			last = i + 1
+		}
+	}
+	if last != len(p.all) {
+		p.Fatalf("%s (%v): after a page with holes it got messages up to index %d of %d", l.name, l.policy, last-1, len(p.all))
+	}
+}
+
+// upTo reports whether a is not after b.
+func upTo(a, b broker.Position) bool { return a.Epoch == b.Epoch && a.Offset <= b.Offset }
 
 func (p *program) some(t *rapid.T) *listener {
 	if len(p.listeners) == 0 {
@@ -600,12 +685,12 @@ func (p *program) check(t *rapid.T) {
 		return
 	}
 	// History is from the oldest kept on, and not from the one before.
-	if at := p.feed.Position(); at != p.all[len(p.all)-1].Position {
+	if at := p.feed.Position(); at != p.all[len(p.all)-1].Position && (at != p.base || len(p.all) > p.before) {
 		p.Fatalf("the feed's Position is %v, its last message %v", at, p.all[len(p.all)-1].Position)
 	}
 	reaches := func(i int) bool {
 		m := p.all[i]
-		return p.feed.Live(numbers, feed.CatchUp, unlimited).Resume(broker.Position{Epoch: m.Position.Epoch, Offset: m.Prev})
+		return p.feed.Live(numbers, feed.CatchUp, unlimited).Resume(broker.Position{Epoch: m.Position.Epoch, Offset: m.Position.Offset - 1})
 	}
 	if p.oldest < len(p.all) && !reaches(p.oldest) {
 		p.Fatalf("history does not reach back to message index %d of %d, though it should (%+v)", p.oldest, len(p.all), p.keep)
