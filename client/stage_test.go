@@ -49,6 +49,7 @@ type actor struct {
 	conn    *websocket.Conn
 	tcp     *net.TCPConn
 	request *http.Request
+	said    chan []byte // by the client; closed at the connection's end
 }
 
 type tcpKey struct{}
@@ -70,11 +71,12 @@ func newStage(t *testing.T) *stage {
 	srv.Start()
 	t.Cleanup(func() {
 		srv.Close()
-		handlers.Wait()
-		close(st.came)
+		st.mu.Lock()
 		for _, conn := range st.conns {
 			_ = conn.CloseNow()
 		}
+		st.mu.Unlock()
+		handlers.Wait()
 	})
 	st.url = srv.URL
 	return st
@@ -95,11 +97,17 @@ func (st *stage) serve(w http.ResponseWriter, r *http.Request) {
 	st.conns = append(st.conns, conn)
 	st.mu.Unlock()
 	tcp, _ := r.Context().Value(tcpKey{}).(*net.TCPConn)
-	a := &actor{st, conn, tcp, r}
+	a := &actor{st, conn, tcp, r, make(chan []byte, 2000)}
 	if welcome != "" {
 		a.says("%s", welcome)
 	}
 	st.came <- a
+	for m, err := range conn.Messages(context.Background()) {
+		if err == nil {
+			a.said <- m.Data
+		}
+	}
+	close(a.said)
 }
 
 // refuses sets what answers handshakes from now on; nil: they succeed.
@@ -139,9 +147,13 @@ func (a *actor) says(format string, args ...any) {
 // hears waits for the next command, which must be of a type.
 func (a *actor) hears(kind string) protocol.Command {
 	a.stage.t.Helper()
-	_, text, err := a.conn.Read(a.stage.ctx)
-	if err != nil {
-		a.stage.t.Fatalf("the server waited for %s: %v", kind, err)
+	var text []byte
+	select {
+	case text = <-a.said:
+	case <-a.stage.ctx.Done():
+	}
+	if text == nil {
+		a.stage.t.Fatalf("the server waited for %s, and the connection's state is %v", kind, a.conn.Err())
 	}
 	command, refusal := protocol.ParseCommand(text)
 	if refusal != nil {
@@ -160,10 +172,10 @@ func (a *actor) hearsNothing() {
 	if _, err := a.conn.Ping(a.stage.ctx); err != nil {
 		a.stage.t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(a.stage.ctx, 20*time.Millisecond)
-	defer cancel()
-	if _, text, err := a.conn.Read(ctx); !errors.Is(err, context.DeadlineExceeded) {
-		a.stage.t.Fatalf("the client said %s (%v), expected nothing", text, err)
+	select {
+	case text := <-a.said:
+		a.stage.t.Fatalf("the client said %s, expected nothing", text)
+	case <-time.After(20 * time.Millisecond):
 	}
 }
 
@@ -265,6 +277,16 @@ func (st *stage) reads(sub *Subscription, offsets ...int) {
 		if err := m.Decode(&got); err != nil || got != want {
 			st.t.Fatalf("read %s, expected %d", m.Data, want)
 		}
+	}
+}
+
+// settled waits until the client has taken in all that was said before.
+func (st *stage) settled(c *Client, a *actor) {
+	st.t.Helper()
+	asked := later(st.t, func() (*Presence, error) { return c.Presence(st.ctx, "settled", 0) })
+	a.says(`{"type":"ok","id":%q,"channel":"settled","count":0,"members":[]}`, a.hears(protocol.Presence).ID)
+	if _, err := asked(); err != nil {
+		st.t.Fatal(err)
 	}
 }
 

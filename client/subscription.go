@@ -48,9 +48,9 @@ type SubscribeOptions struct {
 	// "latest" or "close". Empty: what the channel's settings say, and catch-up
 	// for a consumer that lags behind the client.
 	//
-	// When the buffer is full: skip drops all of it, and latest all that has a
-	// newer value of the same key, and what has none; a [GapError] says so, and reading goes on with what
-	// is new. close ends the subscription with the [Error] too_slow.
+	// When the buffer is full, skip drops all of it, and latest all but the newest
+	// for each key; a [GapError] says so. close ends the subscription
+	// with the [Error] too_slow.
 	Slow string
 }
 
@@ -346,17 +346,18 @@ func (s *Subscription) makeRoom() bool {
 	return true
 }
 
-// newest returns the newest messages of each key in the buffer, if that is not more than
-// half of it.
+// newest returns the newest message in the buffer for each key of each channel, of which
+// no key is one, if that is not more than half of a buffer.
 func (s *Subscription) newest() []item {
-	seen := make(map[string]bool)
+	type name struct{ channel, key string }
+	seen := make(map[name]bool)
 	var newest []item
 	bytes := 0
 	for _, it := range slices.Backward(s.messages.items) {
-		if it.message == nil || it.message.Key == "" || seen[it.message.Key] {
+		if it.message == nil || seen[name{it.message.Channel, it.message.Key}] {
 			continue
 		}
-		seen[it.message.Key] = true
+		seen[name{it.message.Channel, it.message.Key}] = true
 		newest = append(newest, it)
 		bytes += it.size
 	}
