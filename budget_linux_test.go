@@ -10,7 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"fanfare/internal/frame"
 	"fanfare/internal/transport"
+	"fanfare/protocol"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,14 +20,15 @@ import (
 // What a connection and a delivery may cost, over real sockets. The clients are
 // bare descriptors, so that what Go's heap holds is the server's alone.
 
-// flock connects n clients to a channel.
-func flock(t *testing.T, addr net.Addr, n int) []int {
+// flock connects n clients to a channel; headers are lines of the request.
+func flock(t *testing.T, addr net.Addr, n int, headers ...string) []int {
 	t.Helper()
 	host := addr.(*net.TCPAddr)
 	var to syscall.SockaddrInet4
 	to.Port = host.Port
 	copy(to.Addr[:], host.IP.To4())
-	request := []byte("GET /crowd HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n")
+	request := []byte("GET /crowd HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n" +
+		strings.Join(append(headers, "\r\n"), "\r\n"))
 	fds := make([]int, n)
 	t.Cleanup(func() {
 		for _, fd := range fds {
@@ -105,33 +108,70 @@ func settled() (m runtime.MemStats) {
 	return m
 }
 
-// An idle connection is a few objects, a few hundred bytes, and no goroutine.
-func TestIdleBudget(t *testing.T) {
+// weigh returns what each of n connections is of the heap, once join made them and
+// there are so many members in the channel last.
+func weigh(t *testing.T, n int, last string, join func(addr net.Addr, n int)) (bytes, objects float64) {
+	t.Helper()
 	t.Setenv("FANFARE_TRANSPORT", "reactor")
 	s, err := New(Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	addr := bare(t, s)
-	flock(t, addr, 100) // what is there once
-	const n = 2000
-	soon(t, "they are in", func() bool { return s.Stats().Sessions == 100 })
+	in := func(n int) {
+		soon(t, "they are in", func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			c := s.channels[last]
+			return c != nil && c.present.Load() == int64(n)
+		})
+	}
+	join(addr, 100) // what is there once
+	in(100)
 	goroutines := runtime.NumGoroutine()
 	before := settled()
-	flock(t, addr, n)
-	soon(t, "they are in", func() bool { return s.Stats().Sessions == 100+n })
+	join(addr, n)
+	in(100 + n)
 	soon(t, "net/http's goroutines are gone", func() bool { return runtime.NumGoroutine() <= goroutines })
 	after := settled()
-	bytes := int64(after.HeapAlloc-before.HeapAlloc) / n
-	objects := float64(after.HeapObjects-before.HeapObjects) / n
-	t.Logf("%d bytes in %.2f objects for each idle connection", bytes, objects)
+	return (float64(after.HeapAlloc) - float64(before.HeapAlloc)) / float64(n), (float64(after.HeapObjects) - float64(before.HeapObjects)) / float64(n)
+}
+
+// An idle connection is a few objects, a few hundred bytes, and no goroutine. One
+// that speaks fanfare.v1 is a little more, and little more with many subscriptions.
+func TestIdleBudget(t *testing.T) {
+	const n, more = 2000, 100
+	bytes, objects := weigh(t, n, "crowd", func(addr net.Addr, n int) { flock(t, addr, n) })
+	v1Bytes, v1Objects := weigh(t, n, "crowd", func(addr net.Addr, n int) { flock(t, addr, n, v1Header) })
+	var subscribe []byte
+	for i := range more {
+		command := protocol.Command{Type: protocol.Subscribe, Channel: fmt.Sprintf("of/%d", i)}
+		subscribe = frame.AppendMasked(subscribe, frame.Text, true, [4]byte{1, 2, 3, 4}, command.Append(nil))
+	}
+	fullBytes, _ := weigh(t, n/4, fmt.Sprintf("of/%d", more-1), func(addr net.Addr, n int) {
+		for _, fd := range flock(t, addr, n, v1Header) {
+			if _, err := syscall.Write(fd, subscribe); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	each := (fullBytes - v1Bytes) / more
+	t.Logf("%.0f bytes in %.2f objects for each idle connection; %.0f in %.2f for one that speaks v1, and %.1f for each subscription more", bytes, objects, v1Bytes, v1Objects, each)
 	if bytes > 320 {
-		t.Errorf("an idle connection costs %d bytes of the heap, 320 were meant at most", bytes)
+		t.Errorf("an idle connection costs %.0f bytes of the heap, 320 were meant at most", bytes)
 	}
 	if objects > 2.2 {
 		t.Errorf("an idle connection costs %.2f objects, 2 were meant: the session and the connection", objects)
 	}
+	if v1Bytes > bytes+250 {
+		t.Errorf("one that speaks v1 costs %.0f bytes more, 250 were meant at most", v1Bytes-bytes)
+	}
+	if each > 100 {
+		t.Errorf("a subscription more costs %.1f bytes, 100 were meant at most", each)
+	}
 }
+
+const v1Header = "Sec-WebSocket-Protocol: " + protocol.Subprotocol
 
 // A delivery allocates nothing, however many there are.
 func TestDeliveryBudget(t *testing.T) {

@@ -1,99 +1,159 @@
 package fanfare
 
 import (
+	"bytes"
 	"fmt"
 	"testing"
 
 	"fanfare/internal/feed"
-	"fanfare/internal/frame"
+	"fanfare/internal/transport"
 )
 
-// reader returns a plain session that reads a channel, without a connection.
-func reader(srv *Server, c *channel) *session {
-	return &session{server: srv, talk: plain{}, who: &c.nobody, sub: subscription{
-		cursor: *c.feed.Live(c.form(plainWire), feed.CatchUp, 1<<20), audience: c.audience(srv.anyLoop())}}
+// A turns is a loop whose tasks the test runs.
+type turns struct{ tasks []transport.Task }
+
+func (l *turns) Post(t transport.Task) { l.tasks = append(l.tasks, t) }
+
+func (l *turns) run() {
+	for i := 0; i < len(l.tasks); i++ {
+		for l.tasks[i].Run() {
+		}
+	}
+	l.tasks = l.tasks[:0]
 }
 
-// What a delivery costs through the whole fan-out, from the session that is
-// asked what to write, in memory: nothing, whether messages come one at a time
-// or many.
+// A desk is a session's connection: what there is to write is only counted.
+type desk struct {
+	transport.Conn // of which a delivery needs no more than the following
+	session        *session
+	loop           *turns
+	writes, bytes  int
+	last           *byte // where what was written last begins
+}
+
+func (d *desk) Loop() transport.Loop { return d.loop }
+func (d *desk) Wake()                {}
+func (d *desk) Flush() bool {
+	for {
+		b, then := d.session.Next()
+		if len(b) == 0 {
+			return false
+		}
+		d.writes++
+		d.bytes += len(b)
+		d.last = &b[0]
+		if then == transport.Wait {
+			return false
+		}
+	}
+}
+
+// readers returns the connections of n sessions that read a channel, and speak v1
+// or are plain.
+func readers(t *testing.T, srv *Server, loop *turns, channel string, v1 bool, n int) []*desk {
+	t.Helper()
+	desks := make([]*desk, n)
+	for i := range desks {
+		w := plainWire
+		if v1 {
+			w = v1Wire
+		}
+		at, err := srv.find(t.Context(), channel, nil, slowness{policy: CatchUp, maxLag: 1 << 20}, w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := &desk{loop: loop}
+		d.session = &session{server: srv, conn: d, who: &at.channel.nobody}
+		if v1 {
+			d.session.begin(at)
+		} else {
+			d.session.talk = plain{}
+			srv.attach(&d.session.sub, at, loop, d.session)
+		}
+		desks[i] = d
+	}
+	loop.run() // they are members, and were welcomed
+	return desks
+}
+
+// bothConversations runs a test in either form.
+func bothConversations(t *testing.T, test func(t *testing.T, v1 bool)) {
+	t.Run("plain", func(t *testing.T) { test(t, false) })
+	t.Run("v1", func(t *testing.T) { test(t, true) })
+}
+
+// What a delivery costs through the whole fan-out, from the publication to what
+// the connection is given to write, in memory: nothing, whether messages come
+// one at a time or many.
 func TestDeliveryAllocatesNothing(t *testing.T) {
-	srv, err := New(Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer srv.Shutdown(t.Context())
-	at, err := srv.find(t.Context(), "budget", nil, slowness{}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer srv.abandon(at)
-	const receivers = 1000
-	sessions := make([]*session, receivers)
-	for i := range sessions {
-		sessions[i] = reader(srv, at.channel)
-	}
-	for _, batch := range []int{1, 64} {
-		t.Run(fmt.Sprint(batch), func(t *testing.T) {
-			writes, bytes := 0, 0
-			allocs := testing.AllocsPerRun(20, func() {
-				for range batch {
-					srv.publish(&Message{Channel: "budget", Payload: []byte("hello")}, func(Position, error) {})
-				}
-				writes, bytes = 0, 0
-				for _, s := range sessions {
-					for {
-						b, _ := s.Next()
-						if b == nil {
-							break
-						}
-						writes++
-						bytes += len(b)
+	bothConversations(t, func(t *testing.T, v1 bool) {
+		srv, err := New(Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer srv.Shutdown(t.Context())
+		const receivers = 1000
+		loop := new(turns)
+		desks := readers(t, srv, loop, "budget", v1, receivers)
+		form := &plainWire.form
+		if v1 {
+			form = &v1Wire.form
+		}
+		reference := srv.channels["budget"].feed.Live(form, feed.CatchUp, 1<<20)
+		for _, batch := range []int{1, 64} {
+			t.Run(fmt.Sprint(batch), func(t *testing.T) {
+				allocs := testing.AllocsPerRun(20, func() {
+					for _, d := range desks {
+						d.writes, d.bytes = 0, 0
 					}
+					for range batch {
+						srv.publish(&Message{Channel: "budget", Payload: []byte("hello")}, func(Position, error) {})
+					}
+					loop.run()
+					want, _ := reference.Take(&srv.channels["budget"].joiner, maxBatch)
+					if n := bytes.Count(want.Bytes, []byte("hello")); n != batch {
+						t.Fatalf("%d of %d messages are in %q", n, batch, want.Bytes)
+					}
+					for i, d := range desks {
+						if d.writes != 1 || d.bytes != len(want.Bytes) {
+							t.Fatalf("receiver %d got %d writes of %d bytes together, want one write of %d bytes", i, d.writes, d.bytes, len(want.Bytes))
+						}
+						if d.last != &want.Bytes[0] {
+							t.Fatalf("receiver %d got bytes of its own, want those that all share", i)
+						}
+					}
+				})
+				// What a message costs once, whoever many hear it: itself, its entry, its bytes, and the joining.
+				t.Logf("%.0f allocations for %d messages to %d receivers", allocs, batch, receivers)
+				if most := float64(10*batch + 4); allocs > most {
+					t.Errorf("%.0f allocations for %d messages to %d receivers, want %.0f at most: a delivery must cost none", allocs, batch, receivers, most)
 				}
 			})
-			want := len(frame.Append(nil, frame.Text, []byte("[15:04:05] hello"))) * batch * receivers
-			if writes != receivers || bytes != want {
-				t.Errorf("%d messages to %d receivers took %d writes of %d bytes together, want one write each and %d bytes", batch, receivers, writes, bytes, want)
-			}
-			// What a message costs once, whoever many hear it: itself, its entry, its bytes, and the joining.
-			if most := float64(10*batch + 4); allocs > most {
-				t.Errorf("%.0f allocations for %d messages to %d receivers, want %.0f at most: a delivery must cost none", allocs, batch, receivers, most)
-			}
-		})
-	}
+		}
+	})
 }
 
 // Channels that are busy at once do not spoil each other's joined bytes.
 func TestJoinedOncePerChannel(t *testing.T) {
-	srv, err := New(Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer srv.Shutdown(t.Context())
-	const receivers = 100
-	var sessions []*session
-	for _, name := range []string{"a", "b"} {
-		at, err := srv.find(t.Context(), name, nil, slowness{}, nil)
+	bothConversations(t, func(t *testing.T, v1 bool) {
+		srv, err := New(Config{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer srv.abandon(at)
-		for range receivers {
-			sessions = append(sessions, reader(srv, at.channel))
+		defer srv.Shutdown(t.Context())
+		const receivers = 100
+		loop := new(turns)
+		a, b := readers(t, srv, loop, "a", v1, receivers), readers(t, srv, loop, "b", v1, receivers)
+		for n := range 8 {
+			srv.publish(&Message{Channel: []string{"a", "b"}[n%2], Payload: []byte("hello")}, func(Position, error) {})
 		}
-	}
-	for n := range 8 {
-		srv.publish(&Message{Channel: []string{"a", "b"}[n%2], Payload: []byte("hello")}, func(Position, error) {})
-	}
-	distinct := make(map[*byte]bool)
-	for i := range receivers {
-		for _, s := range []*session{sessions[i], sessions[receivers+i]} {
-			b, _ := s.Next()
-			distinct[&b[0]] = true
+		loop.run()
+		distinct := make(map[*byte]bool)
+		for _, d := range append(a, b...) {
+			distinct[d.last] = true
 		}
-	}
-	if len(distinct) != 2 {
-		t.Errorf("two channels' bytes were joined %d times for %d readers, want twice", len(distinct), 2*receivers)
-	}
+		if len(distinct) != 2 {
+			t.Errorf("two channels' bytes were joined %d times for %d readers, want twice", len(distinct), 2*receivers)
+		}
+	})
 }
