@@ -33,6 +33,7 @@ var house = map[string]struct{ ours, outside string }{
 	"web":                  {"", ""},
 
 	"internal/transport/transporttest": {"internal/transport", ""},
+	"internal/chromiumtest":            {"internal/partner", "github.com/chromedp/chromedp"},
 
 	".": {"broker browser internal/descriptors internal/feed internal/frame internal/handshake internal/reactor internal/stream internal/transport protocol web", ""},
 

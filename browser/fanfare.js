@@ -210,7 +210,7 @@ class Fanfare extends EventTarget {
   }
 
   async presence(channel, { limit, signal } = {}) {
-    const { count, members } = await this.#ask({ type: 'presence', channel, limit }, { again: true, signal })
+    const { count, members = [] } = await this.#ask({ type: 'presence', channel, limit }, { again: true, signal })
     return { channel, count, members }
   }
 

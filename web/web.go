@@ -1,8 +1,7 @@
 // Package web is the page that a channel's URL shows to a browser: one HTML
-// file with its style and its script inside, so that one request brings
-// everything and nothing is loaded from elsewhere. The page talks to the URL it
-// came from: history as JSON, the live channel over a WebSocket in the plain
-// conversation.
+// file with its style and its script inside. All else it has from the server it
+// came from: the client at /-/fanfare.js, and what that brings. The page of a
+// pattern's URL reads many channels.
 package web
 
 import (
@@ -67,13 +66,15 @@ func etag(channel string) string {
 }
 
 // contentPolicy returns the Content-Security-Policy of the page: its own style and
-// script, known by their hashes, its own origin to talk to, and nothing else.
-// Trusted types make the browser refuse what would turn a string into
+// script, known by their hashes, its own origin to load the client from and to
+// talk to, and nothing else. (The client cannot be named closer: where we are
+// mounted is not known here. What others put on this origin through Fanfare is
+// never served as a script.) Trusted types make the browser refuse what would turn a string into
 // HTML, should a later change of the script try.
 func contentPolicy(page string) string {
 	return strings.Join([]string{
 		"default-src 'none'",
-		"script-src " + hash(between(page, `<script type="module">`, "</script>")),
+		"script-src 'self' " + hash(between(page, `<script type="module">`, "</script>")),
 		"style-src " + hash(between(page, "<style>", "</style>")),
 		"connect-src 'self'",
 		"img-src data:",

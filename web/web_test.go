@@ -91,8 +91,8 @@ func TestPolicyFitsThePage(t *testing.T) {
 	got := serve("GET", "lobby")
 	page, policy := body(t, got), got.Header.Get("Content-Security-Policy")
 	for directive, pattern := range map[string]string{
-		"script-src": `(?s)<script[^>]*>(.*?)</script>`,
-		"style-src":  `(?s)<style[^>]*>(.*?)</style>`,
+		"script-src 'self'": `(?s)<script[^>]*>(.*?)</script>`,
+		"style-src":         `(?s)<style[^>]*>(.*?)</style>`,
 	} {
 		all := regexp.MustCompile(pattern).FindAllStringSubmatch(page, -1)
 		if len(all) != 1 {

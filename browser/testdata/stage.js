@@ -1,5 +1,8 @@
 // A stage for the client: time, a page, and the server's end of its connections, all in the hands of a test.
+import { webcrypto } from 'node:crypto'
 import * as fanfare from '../fanfare.js'
+
+globalThis.crypto ??= webcrypto   // before Node.js 19
 
 const real = { setImmediate, setTimeout, clearTimeout, setInterval, clearInterval, now: Date.now, random: Math.random }
 
