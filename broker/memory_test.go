@@ -571,7 +571,7 @@ func TestMissedIsKnownInARow(t *testing.T) {
 // A page of a pattern has no end of its own only up to MaxPage.
 func TestPagesOfPatternsAreBounded(t *testing.T) {
 	m := start(t, &broker.MemoryOptions{History: 30_000, HistoryBytes: 1 << 30})
-	const each, channels = 20, 3000 // 60,000 messages: more than is looked at in one go, many times
+	const each, channels = 10, 2000 // 20,000 messages: more than is looked at in one go, many times
 	for i := range each * channels {
 		publish(t, m, fmt.Sprint("load/", i%channels), 0)
 	}
@@ -594,7 +594,7 @@ func TestPagesOfPatternsAreBounded(t *testing.T) {
 	check(broker.Query{Since: broker.Position{Epoch: epoch, Offset: all - broker.MaxPage - 1}}, all-broker.MaxPage+1, broker.MaxPage, true, false)
 	check(broker.Query{Limit: 10}, 1, 10, false, true)
 	check(broker.Query{Limit: 10, Tail: true}, all-9, 10, false, false)
-	check(broker.Query{Limit: 20_000}, 1, 20_000, false, true)
+	check(broker.Query{Limit: 15_000}, 1, 15_000, false, true)
 }
 
 // publishID publishes a message with an id and a payload.
@@ -641,7 +641,7 @@ func TestIDWindow(t *testing.T) {
 // they weigh is about what they cost.
 func TestIDsAreBounded(t *testing.T) {
 	m := start(t, &broker.MemoryOptions{History: -1, TotalBytes: 1 << 30})
-	const all = 249_000 // four generations, and the fifth nearly full
+	const all = 149_000 // two generations, and the third nearly full
 	heap := func() uint64 {
 		runtime.GC()
 		var s runtime.MemStats

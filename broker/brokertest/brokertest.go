@@ -48,6 +48,16 @@ func Run(t *testing.T, fresh func(t testing.TB) broker.Broker) {
 		{"Unsubscribe", (*kit).unsubscribe},
 		{"OneOrder", (*kit).oneOrder},
 		{"ChannelsAreIndependent", (*kit).independent},
+		{"OneCount", (*kit).oneCount},
+		{"IDs", (*kit).ids},
+		{"IDsReused", (*kit).idsReused},
+		{"IDsAtOnce", (*kit).idsAtOnce},
+		{"IDsReusedAtOnce", (*kit).idsReusedAtOnce},
+		{"Patterns", (*kit).patterns},
+		{"PatternsOverlap", (*kit).patternsOverlap},
+		{"PatternHistory", (*kit).patternHistory},
+		{"PatternsWhilePublishing", (*kit).patternSeam},
+		{"Retain", (*kit).retain},
 		{"ChannelNameIsCopied", (*kit).names},
 		{"Close", (*kit).close},
 		{"CloseWhilePublishing", (*kit).closeWhilePublishing},
@@ -68,9 +78,10 @@ type kit struct {
 	*testing.T
 	b broker.Broker
 
-	inside sync.Map // channel → *atomic.Int32: calls of deliver that are under way
+	inside sync.Map // channel or pattern → *atomic.Int32: calls of deliver that are under way
 	mu     sync.Mutex
-	got    map[string][]*broker.Message // what was delivered, by channel
+	wants  []string                     // patterns of interest
+	got    map[string][]*broker.Message // what was delivered, by channel, and by pattern of interest
 	tap    func(*broker.Message)        // called with each message delivered, if set
 }
 
@@ -81,18 +92,30 @@ func (k *kit) breach(rule, format string, args ...any) {
 }
 
 func (k *kit) deliver(m *broker.Message) {
-	count, _ := k.inside.LoadOrStore(m.Channel, new(atomic.Int32))
-	if count.(*atomic.Int32).Add(1) != 1 {
-		k.breach("for one channel never twice at once", "deliver is called for channel %q while it is at work for it", m.Channel)
+	k.mu.Lock()
+	names := []string{m.Channel}
+	for _, pattern := range k.wants {
+		if broker.Fits(pattern, m.Channel) {
+			names = append(names, pattern)
+		}
+	}
+	k.mu.Unlock()
+	for _, name := range names {
+		count, _ := k.inside.LoadOrStore(name, new(atomic.Int32))
+		if count.(*atomic.Int32).Add(1) != 1 {
+			k.breach("in order of offset within a channel and over all channels of a pattern, and for neither twice at once", "deliver is called for %q while it is at work for it", name)
+		}
+		defer count.(*atomic.Int32).Add(-1)
 	}
 	k.mu.Lock()
-	k.got[m.Channel] = append(k.got[m.Channel], m)
+	for _, name := range names {
+		k.got[name] = append(k.got[name], m)
+	}
 	tap := k.tap
 	k.mu.Unlock()
 	if tap != nil {
 		tap(m)
 	}
-	count.(*atomic.Int32).Add(-1)
 }
 
 func (k *kit) delivered(channel string) []*broker.Message {
@@ -765,5 +788,497 @@ func (k *kit) closeWhilePublishing() {
 		if n := count.Load(); n != 1 {
 			k.breach("done is called exactly once", "done of publish %d was called %d times", i, n)
 		}
+	}
+}
+
+// oneCount holds that all messages are counted by one count, and that each
+// names the one before it in its channel.
+func (k *kit) oneCount() {
+	var all []broker.Position
+	names := []string{"count/a", "count/b", "other"}
+	for i := range 30 {
+		all = append(all, k.publish(text(names[i%3], fmt.Sprint(i)))...) // each after the one before was acknowledged
+	}
+	for i := 1; i < len(all); i++ {
+		if all[i].Epoch != all[i-1].Epoch || all[i].Offset <= all[i-1].Offset {
+			k.breach("All messages of a broker are counted by one count", "message %d, to %q, is at %v, the one before it, to %q, at %v", i, names[i%3], all[i], names[(i-1)%3], all[i-1])
+			return
+		}
+	}
+	for n, name := range names {
+		msgs := k.page(name, broker.Query{}).Messages
+		k.chain(msgs)
+		for i, since := range all {
+			page := k.page(name, broker.Query{Since: since})
+			var want []broker.Position
+			for j := i + 1; j < len(all); j++ {
+				if j%3 == n {
+					want = append(want, all[j])
+				}
+			}
+			if got := positions(page.Messages); page.Gap || !slices.Equal(got, want) {
+				k.breach("a place in one channel is one in every channel", "History of %q since %v, message %d of all, answers %v, gap %v, want %v", name, since, i, got, page.Gap, want)
+				return
+			}
+		}
+	}
+}
+
+// outcomes publishes messages one after the other and returns what done got.
+func (k *kit) outcomes(msgs ...*broker.Message) []outcome {
+	k.Helper()
+	all := make([]outcome, len(msgs))
+	var pending sync.WaitGroup
+	pending.Add(len(msgs))
+	for i, m := range msgs {
+		k.b.Publish(m, func(pos broker.Position, err error) {
+			all[i] = outcome{pos, err}
+			pending.Done()
+		})
+	}
+	k.wait(&pending)
+	return all
+}
+
+func named(channel, id, payload string) *broker.Message {
+	m := text(channel, payload)
+	m.ID = id
+	return m
+}
+
+const idRule = "A message whose Channel and ID are those of one that was published not long ago is not published again: done gets the position of that one"
+
+func (k *kit) ids() {
+	k.subscribeTo("ids")
+	long := strings.Repeat("\U0001F389", 32) // 128 bytes
+	ids := []string{"1", "2", "a/b", "*", " ", long, long[:124] + "last", "\x00", "1"}
+	var first []broker.Position
+	for _, id := range ids {
+		first = append(first, k.publish(named("ids", id, "x"))...)
+	}
+	if first[8] != first[0] {
+		k.breach(idRule, "the second publish with id \"1\" is at %v, the first at %v", first[8], first[0])
+	}
+	distinct := first[:8]
+	for i := 1; i < len(distinct); i++ {
+		if distinct[i].Offset <= distinct[i-1].Offset {
+			k.breach(idRule, "publishes with the ids %q and %q are at %v and %v", ids[i-1], ids[i], distinct[i-1], distinct[i])
+		}
+	}
+	again := named("ids", "2", "x")
+	again.Sender = "somebody else"
+	if pos := k.publish(again)[0]; pos != first[1] {
+		k.breach(idRule, "again with another sender it is at %v, the first at %v", pos, first[1])
+	}
+	elsewhere := k.publish(named("ids/other", "1", "y"))[0]
+	if elsewhere == first[0] {
+		k.breach(idRule, "the same id in another channel is taken for the same message")
+	}
+	none := k.publish(text("ids", "x"), text("ids", "x"))
+	if none[0] == none[1] {
+		k.breach("empty: none", "two messages without an id are taken for the same")
+	}
+	want := append(slices.Clone(distinct), none...)
+	for where, msgs := range map[string][]*broker.Message{"history": k.page("ids", broker.Query{}).Messages, "delivery": k.awaitDelivered("ids", none[1])} {
+		if got := positions(msgs); !slices.Equal(got, want) {
+			k.breach(idRule, "%s has %v, want %v", where, got, want)
+		}
+		for _, m := range msgs {
+			if m.ID != "" {
+				k.breach("Readers do not see it: it is empty in what a broker delivers", "in %s message %v has the id %q", where, m.Position, m.ID)
+			}
+		}
+	}
+}
+
+func (k *kit) idsReused() {
+	const rule = "or, if Payload, Binary or Key differ, ErrIDReused"
+	first := named("ids", "id", "text")
+	first.Key = "key"
+	at := k.publish(first)[0]
+	for what, change := range map[string]func(*broker.Message){
+		"another payload":          func(m *broker.Message) { m.Payload = []byte("texT") },
+		"a longer payload":         func(m *broker.Message) { m.Payload = []byte("text ") },
+		"no payload":               func(m *broker.Message) { m.Payload = nil },
+		"the payload as binary":    func(m *broker.Message) { m.Binary = true },
+		"another key":              func(m *broker.Message) { m.Key = "kex" },
+		"no key":                   func(m *broker.Message) { m.Key = "" },
+		"the key's end in payload": func(m *broker.Message) { m.Key, m.Payload = "ke", []byte("ytext") },
+	} {
+		m := named("ids", "id", "text")
+		m.Key = "key"
+		change(m)
+		if o := k.outcomes(m)[0]; !errors.Is(o.err, broker.ErrIDReused) {
+			k.breach(rule, "with %s done gets %v, %v", what, o.pos, o.err)
+		}
+	}
+	again := named("ids", "id", "text")
+	again.Key = "key"
+	if pos := k.publish(again)[0]; pos != at {
+		k.breach(idRule, "after others tried to reuse its id, the message is at %v, the first time it was at %v", pos, at)
+	}
+	if n := len(k.page("ids", broker.Query{}).Messages); n != 1 {
+		k.breach(rule, "history has %d messages, want the first alone", n)
+	}
+}
+
+func (k *kit) idsAtOnce() {
+	const publishers, ids = 8, 50
+	got := make([][]outcome, publishers)
+	var publishing sync.WaitGroup
+	for p := range publishers {
+		publishing.Go(func() {
+			msgs := make([]*broker.Message, ids)
+			for i := range msgs {
+				msgs[i] = named("ids", fmt.Sprint("id ", i), fmt.Sprint(i))
+			}
+			got[p] = k.outcomes(msgs...)
+		})
+	}
+	publishing.Wait()
+	if k.Failed() {
+		return
+	}
+	page := k.page("ids", broker.Query{})
+	k.chain(page.Messages)
+	at := make(map[string]broker.Position)
+	for _, m := range page.Messages {
+		at[string(m.Payload)] = m.Position
+	}
+	if len(page.Messages) != ids || len(at) != ids {
+		k.breach(idRule, "%d publishers published the same %d messages at once; history has %d, %d of them distinct", publishers, ids, len(page.Messages), len(at))
+	}
+	for p := range got {
+		for i, o := range got[p] {
+			if o.err != nil || o.pos != at[fmt.Sprint(i)] {
+				k.breach("If that one is still under way, the second gets what the first gets", "publisher %d's message %d: %v, %v, and history has it at %v", p, i, o.pos, o.err, at[fmt.Sprint(i)])
+			}
+		}
+	}
+}
+
+func (k *kit) idsReusedAtOnce() {
+	const publishers, ids = 4, 50
+	got := make([][]outcome, publishers)
+	var publishing sync.WaitGroup
+	for p := range publishers {
+		publishing.Go(func() {
+			msgs := make([]*broker.Message, ids)
+			for i := range msgs {
+				msgs[i] = named("ids", fmt.Sprint(i), fmt.Sprint(p%2)) // two say one thing, two another
+			}
+			got[p] = k.outcomes(msgs...)
+		})
+	}
+	publishing.Wait()
+	if k.Failed() {
+		return
+	}
+	page := k.page("ids", broker.Query{})
+	if len(page.Messages) != ids {
+		k.breach(idRule, "%d ids were used by %d publishers at once; history has %d messages", ids, publishers, len(page.Messages))
+	}
+	said := make(map[broker.Position]string)
+	for _, m := range page.Messages {
+		said[m.Position] = string(m.Payload)
+	}
+	for i := range ids {
+		won := -1
+		for p := range got {
+			switch o := got[p][i]; {
+			case o.err == nil && said[o.pos] != fmt.Sprint(p%2):
+				k.breach(idRule, "publisher %d said %d under id %d and is told that it is at %v, where %q is", p, p%2, i, o.pos, said[o.pos])
+			case o.err == nil && won >= 0 && won != p%2:
+				k.breach("if Payload, Binary or Key differ, ErrIDReused", "both messages under id %d were published", i)
+			case o.err == nil:
+				won = p % 2
+			case !errors.Is(o.err, broker.ErrIDReused):
+				k.breach("if Payload, Binary or Key differ, ErrIDReused", "id %d: %v", i, o.err)
+			}
+		}
+		for p := range got {
+			if got[p][i].err != nil && won == p%2 {
+				k.breach(idRule, "publisher %d said under id %d what was published, and got: %v", p, i, got[p][i].err)
+			}
+		}
+	}
+}
+
+// want declares interest in a pattern, and reports whether the broker can do
+// patterns.
+func (k *kit) want(pattern string) (broker.Position, bool) {
+	k.Helper()
+	k.mu.Lock()
+	k.wants = append(k.wants, pattern)
+	k.mu.Unlock()
+	pos, err := k.b.Subscribe(context.Background(), pattern)
+	if errors.Is(err, broker.ErrNoPatterns) {
+		if _, err := k.b.History(context.Background(), pattern, broker.Query{}); !errors.Is(err, broker.ErrNoPatterns) {
+			k.breach("who cannot do them answers ErrNoPatterns", "Subscribe does so, and History answers %v", err)
+		}
+		return pos, false
+	}
+	if err != nil {
+		k.Fatalf("Subscribe to %q: %v", pattern, err)
+	}
+	return pos, true
+}
+
+func (k *kit) unwant(pattern string) {
+	k.b.Unsubscribe(pattern)
+	k.mu.Lock()
+	k.wants = slices.DeleteFunc(k.wants, func(name string) bool { return name == pattern })
+	k.mu.Unlock()
+}
+
+// places are channels, some of which fit the patterns in the tests below.
+var places = []string{"p/a/t", "p/b/t", "p/b/u", "p/a/t/x", "p", "q/a/t", "p/a"}
+
+func fitting(pattern string, msgs []*broker.Message) []broker.Position {
+	var all []broker.Position
+	for _, m := range msgs {
+		if broker.Fits(pattern, m.Channel) {
+			all = append(all, m.Position)
+		}
+	}
+	return all
+}
+
+// spread publishes n messages, one after the other, to all the places.
+func (k *kit) spread(n int) []*broker.Message {
+	k.Helper()
+	all := make([]*broker.Message, n)
+	for i := range all {
+		name := places[(i*i+i/3)%len(places)]
+		all[i] = &broker.Message{Channel: name, Position: k.publish(text(name, fmt.Sprint(i)))[0]}
+	}
+	return all
+}
+
+func (k *kit) patterns() {
+	for _, pattern := range []string{"p/*/t", "p/**", "*/a/t", "p/*/**", "**", "*", "never/**"} {
+		before := k.spread(10)
+		pos, can := k.want(pattern)
+		if !can {
+			return
+		}
+		if newest := before[9].Position; pos != newest {
+			k.breach("for a pattern it answers with the position of the newest of all", "Subscribe to %q answers %v, the newest is %v", pattern, pos, newest)
+		}
+		all := k.spread(40)
+		want := fitting(pattern, all)
+		for n := len(want); n > 0; n = 0 {
+			k.awaitDelivered(pattern, want[n-1])
+		}
+		if got := since(pos, k.delivered(pattern)); !slices.Equal(got, want) {
+			k.breach("in order of offset over all channels of a pattern", "interest in %q at %v: delivered %v, want %v", pattern, pos, got, want)
+		}
+		k.unwant(pattern)
+		k.b.Unsubscribe(pattern)
+		k.mu.Lock()
+		clear(k.got)
+		k.mu.Unlock()
+	}
+}
+
+// since returns the positions of those messages that are after pos: of an
+// interest that ended, some may still be on their way.
+func since(pos broker.Position, msgs []*broker.Message) []broker.Position {
+	return slices.DeleteFunc(positions(msgs), func(p broker.Position) bool { return p.Offset <= pos.Offset })
+}
+
+// patternsOverlap holds that a message comes once, however many interests
+// there are in it, and that each interest ends for itself.
+func (k *kit) patternsOverlap() {
+	if _, can := k.want("p/**"); !can {
+		return
+	}
+	k.subscribeTo("p/a/t")
+	k.want("*/a/t")
+	k.want("p/*/t")
+	check := func(name string, more []*broker.Message) {
+		k.Helper()
+		want := fitting(name, more)
+		k.awaitDelivered(name, want[len(want)-1])
+		if got := positions(k.delivered(name)); !slices.Equal(got, want) {
+			k.breach("with every message in which Subscribe declared interest, once however often it did", "%q: delivered %v, want %v", name, got, want)
+		}
+	}
+	all := k.spread(60)
+	for _, name := range []string{"p/**", "p/a/t", "*/a/t", "p/*/t"} {
+		check(name, all)
+	}
+	k.unwant("p/**")
+	k.unwant("*/a/t")
+	k.mu.Lock()
+	clear(k.got)
+	k.mu.Unlock()
+	all = k.spread(60)
+	check("p/*/t", all)
+	check("p/a/t", all)
+	k.unwant("p/*/t")
+	k.mu.Lock()
+	clear(k.got)
+	k.mu.Unlock()
+	check("p/a/t", k.spread(60))
+	k.b.Unsubscribe("p/a/t")
+}
+
+func (k *kit) patternHistory() {
+	if _, err := k.b.History(context.Background(), "p/**", broker.Query{}); errors.Is(err, broker.ErrNoPatterns) {
+		return
+	}
+	all := k.spread(60)
+	newest := all[59].Position
+	for _, pattern := range []string{"p/*/t", "p/**", "*/a/t", "**", "*", "never/**"} {
+		for i := -1; i < len(all); i++ {
+			var since broker.Position
+			if i >= 0 {
+				since = all[i].Position
+			}
+			rest := fitting(pattern, all[i+1:])
+			for _, q := range []broker.Query{{}, {Limit: 3}, {Limit: 3, Tail: true}, {Limit: 1000}} {
+				q.Since = since
+				want, more := rest, false
+				switch {
+				case q.Limit == 0 || q.Limit >= len(rest):
+				case q.Tail:
+					want = rest[len(rest)-q.Limit:]
+				default:
+					want, more = rest[:q.Limit], true
+				}
+				goesOn := newest
+				if len(want) > 0 {
+					goesOn = want[len(want)-1]
+				}
+				page := k.page(pattern, q)
+				if got := positions(page.Messages); !slices.Equal(got, want) || page.Gap || page.Missed != 0 || page.More != more || page.Position != goesOn {
+					k.breach("the history of a pattern, by offset, whatever channel a message is of", "History of %q, %+v, answers %v, gap %v, missed %d, more %v, position %v; want %v, more %v, position %v, and no gap",
+						pattern, q, got, page.Gap, page.Missed, page.More, page.Position, want, more, goesOn)
+					return
+				}
+			}
+		}
+		for what, since := range map[string]broker.Position{
+			"the newest offset + 1": {Epoch: newest.Epoch, Offset: newest.Offset + 1},
+			"offset 2^64 - 1":       {Epoch: newest.Epoch, Offset: 1<<64 - 1},
+			"another epoch":         {Epoch: newest.Epoch + 1, Offset: newest.Offset},
+		} {
+			page := k.page(pattern, broker.Query{Since: since})
+			if got, want := positions(page.Messages), fitting(pattern, all); !page.Gap || !slices.Equal(got, want) {
+				k.breach("Gap: its epoch is not the broker's, or it names a place that is yet to come", "History of %q since %s answers gap %v and %v, want %v", pattern, what, page.Gap, got, want)
+			}
+		}
+	}
+}
+
+// patternSeam holds that whoever declares interest in a pattern, or resumes in
+// it, while others publish to its channels, has every message once: in history
+// up to the page's end, delivered after that.
+func (k *kit) patternSeam() {
+	const rounds, each, pattern = 40, 300, "p/*/t" // history keeps more than is published in a round
+	var stop atomic.Bool
+	var published, allowed atomic.Int64
+	var publishing, pending sync.WaitGroup
+	defer publishing.Wait()
+	defer stop.Store(true)
+	for p := range 3 {
+		publishing.Go(func() {
+			ahead := make(chan struct{}, 16) // publishes that were not acknowledged
+			for i := p; !stop.Load(); i++ {
+				if published.Load() >= allowed.Load() {
+					time.Sleep(100 * time.Microsecond)
+					continue
+				}
+				published.Add(1)
+				ahead <- struct{}{}
+				pending.Add(1)
+				k.b.Publish(text(places[i%len(places)], "x"), func(broker.Position, error) {
+					<-ahead
+					pending.Done()
+				})
+			}
+		})
+	}
+	last := k.publishN("p/a/t", 1)[0]
+	for range rounds {
+		begin := last
+		allowed.Store(published.Load() + each)
+		k.mu.Lock()
+		clear(k.got)
+		k.mu.Unlock()
+		pos, can := k.want(pattern)
+		if !can {
+			return
+		}
+		page := k.page(pattern, broker.Query{Since: begin})
+		last = k.publishN("p/b/t", 1)[0]
+		k.awaitDelivered(pattern, last)
+		had := append(positions(page.Messages), since(page.Position, k.delivered(pattern))...)
+		want := positions(k.page(pattern, broker.Query{Since: begin}).Messages)
+		for _, all := range []*[]broker.Position{&had, &want} {
+			*all = slices.DeleteFunc(*all, func(p broker.Position) bool { return p.Offset > last.Offset })
+		}
+		if page.Gap || !slices.Equal(had, want) {
+			k.breach("everything after the position it names is delivered", "subscribed to %q at %v, resumed there after %v with a page up to %v, gap %v: %s", pattern, pos, begin, page.Position, page.Gap, difference(had, want))
+			return
+		}
+		k.unwant(pattern)
+	}
+	stop.Store(true)
+	publishing.Wait()
+	k.wait(&pending)
+}
+
+// difference says where two lists of positions differ, for lists too long to print.
+func difference(had, want []broker.Position) string {
+	i := 0
+	for i < min(len(had), len(want)) && had[i] == want[i] {
+		i++
+	}
+	part := func(all []broker.Position) []broker.Position { return all[min(i, len(all)):min(i+5, len(all))] }
+	return fmt.Sprintf("had %d, want %d; from number %d on had %v…, want %v…", len(had), len(want), i, part(had), part(want))
+}
+
+// retain holds a broker that is a Retainer to that.
+func (k *kit) retain() {
+	r, can := k.b.(broker.Retainer)
+	if !can {
+		return
+	}
+	const rule = "a channel has the new values from its next publish or look into history on"
+	messages := 5
+	r.Retain(func(channel string) broker.Retention {
+		if channel == "short" {
+			return broker.Retention{Messages: messages}
+		}
+		if channel == "never" {
+			return broker.Retention{Messages: -1}
+		}
+		return broker.Retention{}
+	})
+	want := map[string]int{"short": 5, "long": 40, "never": 0}
+	for _, channel := range []string{"short", "long", "never"} {
+		all := k.publishN(channel, 40)
+		page := k.page(channel, broker.Query{})
+		if got := positions(page.Messages); !slices.Equal(got, all[40-want[channel]:]) || page.Gap {
+			k.breach(rule, "of 40 messages to %q history has %d, want the newest %d", channel, len(got), want[channel])
+		}
+		for i, since := range all {
+			if page := k.page(channel, broker.Query{Since: since}); page.Gap != (i+1 < 40-want[channel]) {
+				k.breach("Gap: messages after Query.Since are no longer kept", "of 40 messages to %q %d are kept, and since number %d the gap is %v", channel, want[channel], i+1, page.Gap)
+			}
+		}
+	}
+	r.Retain(func(string) broker.Retention { return broker.Retention{Messages: 3} })
+	for _, channel := range []string{"short", "long"} {
+		if n := len(k.page(channel, broker.Query{}).Messages); n != 3 {
+			k.breach(rule, "the settings permit three messages now, and %q has %d", channel, n)
+		}
+	}
+	r.Retain(func(string) broker.Retention { return broker.Retention{Messages: 20} })
+	k.publishN("short", 40)
+	if n := len(k.page("short", broker.Query{}).Messages); n != 20 {
+		k.breach(rule, "the settings permit twenty messages now, and of forty there are %d", n)
 	}
 }
