@@ -229,6 +229,46 @@ func TestRewindPastTheStart(t *testing.T) {
 	}
 }
 
+// Who resumes from a place that the feed has not reached yet, since another
+// server was quicker, gets nothing twice.
+func TestResumeAheadOfTheFeed(t *testing.T) {
+	f := feed.New(feed.Retention{Count: 10}, start, nil)
+	fill(f, 5, 0)
+	ahead := broker.Position{Epoch: start.Epoch, Offset: 8}
+	var j feed.Joiner
+	reads, lags, lets := f.Live(numbers, feed.Close, 200), f.Live(numbers, feed.Close, 200), f.Live(numbers, feed.CatchUp, 0)
+	for i, r := range []*feed.Cursor{reads, lags, lets} {
+		if r.Resume(ahead) {
+			t.Fatal("the feed says that it reaches a place which is yet to come")
+		}
+		if i == 2 {
+			r.LetGo()
+		}
+		r.Rewind(ahead, broker.Page{Position: ahead})
+		if at := r.Position(); at != ahead {
+			t.Errorf("it is at %v, want %v", at, ahead)
+		}
+	}
+	for n := 6; n <= 8; n++ {
+		fill(f, 1, 100)
+		if reads.Pending() || reads.Lag() != 0 {
+			t.Errorf("message %d: pending %v, lag %d", n, reads.Pending(), reads.Lag())
+		}
+		if b, err := reads.Take(&j, 1000); b.Count != 0 || err != nil || reads.Position() != ahead {
+			t.Errorf("message %d: it is given %+v, %v, and is at %v", n, b, err, reads.Position())
+		}
+	}
+	if err := lags.Relieve(); err != nil {
+		t.Errorf("what was passed over counts as lag: %v", err)
+	}
+	fill(f, 2, 0)
+	for _, r := range []*feed.Cursor{reads, lags, lets} {
+		if got := fmt.Sprint(offsets(take(t, r, &j, 1000))); got != "[9 10]" {
+			t.Errorf("it got %v, want the two after its place", got)
+		}
+	}
+}
+
 func BenchmarkAppend(b *testing.B) {
 	for _, key := range []string{"", "key"} {
 		b.Run(fmt.Sprintf("key=%q", key), func(b *testing.B) {

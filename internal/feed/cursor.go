@@ -110,6 +110,9 @@ type astray struct {
 	seq int64           // number of the entry taken last, once at is nil
 	pos broker.Position // its position, once at is nil
 	gap Gap             // to be reported before anything else is taken
+
+	// A place that the feed has yet to reach, and the reader has been at; zero: none.
+	ahead broker.Position
 }
 
 // stray returns what few readers need, to be written to.
@@ -163,6 +166,15 @@ func (c *Cursor) Rewind(since broker.Position, page broker.Page) {
 	here, begin := c.Position(), page.Position
 	if len(page.Messages) > 0 {
 		begin = placeBefore(page.Messages[0])
+	}
+	if !page.Gap && since.Epoch == here.Epoch && since.Offset > here.Offset {
+		// It heard of messages before this server did.
+		if c.at == nil {
+			c.astray.pos = since
+		} else {
+			c.stray().ahead = since
+		}
+		return
 	}
 	if page.Gap {
 		why := Expired
@@ -237,7 +249,22 @@ func (c *Cursor) Lag() int64 {
 	if c.at == nil {
 		return c.limit + 1
 	}
+	c.pass()
 	return max(0, c.feed.head.Load().size-max(c.at.size, c.from))
+}
+
+// pass goes on behind what the reader had before the feed did.
+func (c *Cursor) pass() {
+	if c.at == nil || c.astray == nil || c.astray.ahead.IsZero() {
+		return
+	}
+	next := c.at.following()
+	for ; next != nil && upTo(next.msg, c.astray.ahead); next = next.following() {
+		c.at = next
+	}
+	if next != nil || c.at.msg.Position == c.astray.ahead {
+		c.astray.ahead = broker.Position{}
+	}
 }
 
 // slow reports whether the reader lags too far to keep its place.
@@ -248,13 +275,17 @@ func (c *Cursor) slow() bool {
 
 // Pending reports whether Take has something to give.
 func (c *Cursor) Pending() bool {
-	return c.astray != nil || c.at.following() != nil
+	c.pass()
+	return c.at == nil || c.astray != nil && c.astray.gap.Missed != 0 || c.at.following() != nil
 }
 
 // Position returns the place after the message taken last.
 func (c *Cursor) Position() broker.Position {
 	if c.at == nil {
 		return c.astray.pos
+	}
+	if c.astray != nil && !c.astray.ahead.IsZero() {
+		return c.astray.ahead
 	}
 	return c.at.msg.Position
 }
@@ -298,6 +329,7 @@ func (c *Cursor) Next() (*broker.Message, Gap, error) {
 // settle finds the place to go on from, and returns a gap that is to be
 // reported first.
 func (c *Cursor) settle() (Gap, error) {
+	c.pass()
 	if (c.astray == nil || c.astray.gap.Missed == 0) && (c.at == nil || c.slow()) {
 		if err := c.place(); err != nil {
 			return Gap{}, err
@@ -308,7 +340,7 @@ func (c *Cursor) settle() (Gap, error) {
 	}
 	gap := c.astray.gap
 	c.astray.gap = Gap{}
-	if c.at != nil {
+	if c.at != nil && c.astray.ahead.IsZero() {
 		c.astray = nil
 	}
 	return gap, nil
@@ -318,6 +350,7 @@ func (c *Cursor) settle() (Gap, error) {
 // When it lags too far it lets go of its entry, so that it keeps no message in
 // memory, and Take will find the place where to go on.
 func (c *Cursor) Relieve() error {
+	c.pass()
 	if c.at != nil && c.slow() {
 		c.LetGo()
 	}
@@ -333,8 +366,8 @@ func (c *Cursor) LetGo() {
 	if c.at == nil {
 		return
 	}
-	lost := c.stray()
-	lost.seq, lost.pos, c.at = c.at.seq, c.at.msg.Position, nil
+	lost, pos := c.stray(), c.Position()
+	lost.seq, lost.pos, lost.ahead, c.at = c.at.seq, pos, broker.Position{}, nil
 }
 
 // place finds where a reader that lags too far goes on.
