@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -739,5 +740,51 @@ func BenchmarkPublish(b *testing.B) {
 	b.ReportAllocs()
 	for range b.N {
 		m.Publish(&broker.Message{Channel: "news"}, func(broker.Position, error) {})
+	}
+}
+
+// Each goroutine publishes to a channel of its own: they share the lock.
+func BenchmarkPublishParallel(b *testing.B) {
+	m := start(b, nil)
+	var n atomic.Int64
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		channel := fmt.Sprint("channel/", n.Add(1))
+		for pb.Next() {
+			m.Publish(&broker.Message{Channel: channel}, func(broker.Position, error) {})
+		}
+	})
+}
+
+func BenchmarkPublishID(b *testing.B) {
+	m := start(b, nil)
+	b.ReportAllocs()
+	for i := range b.N {
+		m.Publish(&broker.Message{Channel: "news", ID: strconv.Itoa(i)}, func(broker.Position, error) {})
+	}
+}
+
+// Ten thousand patterns of interest that the channel does not fit, and one it does.
+func BenchmarkPublishPatterns(b *testing.B) {
+	m := start(b, nil)
+	for i := range 10_000 {
+		m.Subscribe(b.Context(), fmt.Sprintf("devices/%d/**", i))
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		m.Publish(&broker.Message{Channel: "devices/77/temperature"}, func(broker.Position, error) {})
+	}
+}
+
+// A look into a pattern's history, of a hundred thousand channels.
+func BenchmarkPatternHistory(b *testing.B) {
+	m := start(b, nil)
+	for i := range 100_000 {
+		publish(b, m, fmt.Sprintf("devices/%d/temperature", i), 0)
+	}
+	for b.Loop() {
+		if page, err := m.History(b.Context(), "sensors/**", broker.Query{}); err != nil || len(page.Messages) > 0 {
+			b.Fatal(page, err)
+		}
 	}
 }

@@ -34,7 +34,7 @@ func path(rnd *rand.Rand, segments ...string) string {
 // and removed before; and in the end nothing is left of it.
 func TestPatternsAgainstFits(t *testing.T) {
 	rnd := random(t)
-	for range 300 {
+	for range 100 {
 		var p broker.Patterns[int]
 		want := make(map[string]int)
 		for step := range 200 {
