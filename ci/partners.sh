@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The programs that our tests talk with: Debian's python3-websockets, Node's ws
-# and Chromium (and a C compiler, which the race detector needs). Installs what
+# The programs that our tests talk with: Debian's python3-websockets, Node's ws,
+# Chromium and curl (and a C compiler, which the race detector needs). Installs what
 # is absent where apt-get may be used without a question, then prints what there is.
 # What is still missing is skipped by the tests and said here; with CI=true it is an error, as the compiler always is.
 # internal/partner looks in the same places.
@@ -46,6 +46,7 @@ want=()
 has_cc || want+=(gcc libc6-dev)
 find_python >/dev/null || want+=(python3-websockets)
 find_chromium >/dev/null || want+=(chromium)
+command -v curl >/dev/null || want+=(curl)
 if ! has_ws; then
   command -v node >/dev/null || want+=(nodejs)
   command -v npm >/dev/null || want+=(npm)
@@ -73,6 +74,7 @@ else
   skip "ws" "nodejs and npm, then run ci/partners.sh"
 fi
 if c=$(find_chromium); then say chromium "$("$c" --version 2>/dev/null)"; else skip chromium "chromium"; fi
+if command -v curl >/dev/null; then say curl "$(curl --version | sed -n '1s/^curl \([^ ]*\).*/\1/p')"; else skip curl "curl"; fi
 go list -m -f '  {{printf "%-20s" .Path}} {{.Version}}' github.com/coder/websocket github.com/gorilla/websocket
 
 if ! has_cc; then

@@ -23,6 +23,13 @@ func TestNode(t *testing.T) {
 	}
 }
 
+func TestCurl(t *testing.T) {
+	out, err := exec.Command(Curl(t), "--version").Output()
+	if err != nil || !strings.HasPrefix(string(out), "curl ") {
+		t.Fatalf("got %q, %v", out, err)
+	}
+}
+
 // alone stands in for a test's TB and notes what absent calls first: a real
 // one does not come back from it.
 type alone struct {
