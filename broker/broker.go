@@ -64,7 +64,10 @@ type Position struct {
 func (p Position) IsZero() bool { return p == Position{} }
 
 // String returns "epoch-offset", both decimal; "0" for the zero Position.
-func (p Position) String() string { return string(p.Append(nil)) }
+func (p Position) String() string {
+	var b [41]byte // two numbers of 20 digits
+	return string(p.Append(b[:0]))
+}
 
 // Append appends what String returns to b.
 func (p Position) Append(b []byte) []byte {

@@ -53,8 +53,9 @@ const (
 // channels. That is also its weakness: two publishers to different channels
 // wait for one another, and whoever makes deliver slow makes all slow.
 //
-// History of a pattern looks at all channels there are, though not all under
-// one hold of the lock. It says Gap also where a message was forgotten together
+// History of a pattern looks at all channels that begin as the pattern does
+// before its first star, a thousand of them under one hold of the lock. It says
+// Gap also where a message was forgotten together
 // with its channel whose first segment is that of the pattern, whether or not
 // the rest of it fits.
 type Memory struct {
@@ -68,6 +69,7 @@ type Memory struct {
 	newest    uint64                         // the offset given out last
 	total     int                            // what TotalBytes limits
 	topics    map[string]*topic              // the channels that have history or interest
+	names     Patterns[*topic]               // the same, to find those that fit a pattern
 	patterns  Patterns[struct{}]             // in which there is interest
 	asked     uint64                         // how often patterns changed
 	forgotten forgotten                      // the channels that had messages and are no topics now
@@ -276,12 +278,14 @@ func (m *Memory) merge(pattern string, q Query) (Page, error) {
 	newest, now := m.newest, time.Now()
 	page := Page{Position: Position{m.epoch, newest}}
 	var found []*Message
-	work, cut := 0, false
-	for _, t := range m.topics {
-		if work++; t.head > since && Fits(pattern, t.name) {
+	work, cut, from := 0, false, since
+	m.names.Fitting(pattern, func(t *topic) {
+		if t.head <= since {
+			return
+		}
+		if t.head > from {
 			m.trim(t, now)
-			gap = gap || !q.Since.IsZero() && since < t.gone.last
-			for _, msg := range t.after(since) {
+			for _, msg := range t.after(from) {
 				if msg.Position.Offset > newest {
 					break
 				}
@@ -289,15 +293,21 @@ func (m *Memory) merge(pattern string, q Query) (Page, error) {
 				work++
 			}
 		}
-		if work >= breath {
-			work = 0
-			m.mu.Unlock()
-			if len(found) > 4*limit {
-				found, cut = clip(found, limit, tail), true
-			}
-			m.mu.Lock()
+		gap = gap || !q.Since.IsZero() && since < t.gone.last
+	}, func() {
+		if work++; work < breath {
+			return
 		}
-	}
+		work = 0
+		m.mu.Unlock()
+		if len(found) > 4*limit {
+			found, cut = clip(found, limit, tail), true
+			if tail {
+				from = found[0].Position.Offset - 1 // what is older would be cut off
+			}
+		}
+		m.mu.Lock()
+	})
 	gap = gap || !q.Since.IsZero() && since < m.forgotten.upTo(pattern)
 	closed := m.closed
 	m.mu.Unlock()
@@ -388,6 +398,7 @@ func (m *Memory) Close() error {
 		m.sweeper.Stop()
 	}
 	clear(m.topics)
+	m.names = Patterns[*topic]{}
 	m.first, m.last = nil, nil
 	m.mu.Unlock()
 	m.taken.Wait()
@@ -406,6 +417,7 @@ func (m *Memory) topic(channel string) *topic {
 	t.gone.last = t.head
 	m.total += topicOverhead
 	m.topics[t.name] = t
+	m.names.Add(t.name, t)
 	if m.sweeper == nil {
 		m.sweeper = time.AfterFunc(m.sweepEvery(), m.sweep)
 	}
@@ -429,6 +441,7 @@ func (m *Memory) forget(t *topic) {
 		m.forgotten.add(t.name, t.head)
 	}
 	delete(m.topics, t.name)
+	m.names.Remove(t.name)
 	m.total -= topicOverhead
 }
 

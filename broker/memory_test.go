@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -776,15 +777,41 @@ func BenchmarkPublishPatterns(b *testing.B) {
 	}
 }
 
-// A look into a pattern's history, of a hundred thousand channels.
+// A look into a pattern's history, of a hundred thousand channels: where none
+// begins as the pattern does, and where all do.
 func BenchmarkPatternHistory(b *testing.B) {
 	m := start(b, nil)
 	for i := range 100_000 {
 		publish(b, m, fmt.Sprintf("devices/%d/temperature", i), 0)
 	}
-	for b.Loop() {
-		if page, err := m.History(b.Context(), "sensors/**", broker.Query{}); err != nil || len(page.Messages) > 0 {
-			b.Fatal(page, err)
-		}
+	for _, pattern := range []string{"sensors/**", "devices/*/humidity", "devices/**"} {
+		b.Run(strings.ReplaceAll(pattern, "/", " "), func(b *testing.B) {
+			for b.Loop() {
+				if _, err := m.History(b.Context(), pattern, broker.Query{Limit: 256, Tail: true}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// A name that is remembered costs about what is counted for it.
+func TestNamesWeighWhatTheyCost(t *testing.T) {
+	heap := func() int {
+		runtime.GC()
+		var s runtime.MemStats
+		runtime.ReadMemStats(&s)
+		return int(s.HeapAlloc)
+	}
+	const names = 20_000
+	before := heap()
+	m := start(t, &broker.MemoryOptions{History: -1})
+	for i := range names {
+		publish(t, m, fmt.Sprintf("devices/%d/temperature", i), 0)
+	}
+	each := (heap() - before) / names
+	t.Logf("a name costs %d bytes; %d are counted", each, m.Weight()/names)
+	if counted := m.Weight() / names; each > counted*3/2 {
+		t.Errorf("a name costs %d bytes; %d are counted", each, counted)
 	}
 }

@@ -47,8 +47,9 @@ func Fits(pattern, name string) bool {
 }
 
 // Patterns is a set of patterns with a value for each, made to find those that
-// a channel's name fits without looking at the others. The zero value is
-// empty. It is not safe for concurrent use by itself.
+// a channel's name fits without looking at the others; or a set of channels'
+// names, made to find those that fit a pattern. The zero value is empty. It is
+// not safe for concurrent use by itself.
 //
 // It is a tree of segments. A name is followed down from the root, at each
 // segment along the branch of the same segment and along that of "*", so what
@@ -139,6 +140,46 @@ func (b *branch[T]) match(name string, found func(T)) {
 		case next.here != nil:
 			found(*next.here)
 		}
+	}
+}
+
+// Fitting calls found for each name in the set that fits pattern, in no
+// particular order, and looked, if it is not nil, after each segment that it
+// looked at: those of the names that begin as the pattern does before its first
+// star. Both may change the set: then a name that is in it all along is found
+// once, and one that comes or goes meanwhile perhaps.
+func (p *Patterns[T]) Fitting(pattern string, found func(T), looked func()) {
+	if looked == nil {
+		looked = func() {}
+	}
+	p.root.fitting(pattern, found, looked)
+}
+
+func (b *branch[T]) fitting(pattern string, found func(T), looked func()) {
+	segment, remaining, more := strings.Cut(pattern, "/")
+	rest := segment == "**" && !more
+	visit := func(next *branch[T]) {
+		if next == nil {
+			return
+		}
+		if next.here != nil && !more {
+			found(*next.here)
+		}
+		switch {
+		case rest:
+			next.fitting(segment, found, looked)
+		case more:
+			next.fitting(remaining, found, looked)
+		}
+		looked()
+	}
+	if segment != "*" && !rest {
+		visit(b.literal(segment))
+		return
+	}
+	visit(b.only)
+	for _, next := range b.more {
+		visit(next)
 	}
 }
 

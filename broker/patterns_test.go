@@ -78,6 +78,49 @@ func TestPatternsAgainstFits(t *testing.T) {
 	}
 }
 
+// Fitting finds of a set of names what asking each with Fits finds, and what
+// stays in the set while others come and go is found once.
+func TestFittingAgainstFits(t *testing.T) {
+	rnd := random(t)
+	for range 1000 {
+		var p broker.Patterns[string]
+		for range rnd.IntN(60) {
+			name := path(rnd, "a", "b", "c", "d")
+			p.Add(name, name)
+		}
+		pattern := path(rnd, "a", "b", "*", "*", "**")
+		var all []string
+		p.Fitting("**", func(name string) { all = append(all, name) }, nil)
+		want := make(map[string]int)
+		for _, name := range all {
+			if broker.Fits(pattern, name) {
+				want[name]++
+			}
+		}
+		steady := rnd.IntN(2) == 0
+		got := make(map[string]int)
+		p.Fitting(pattern, func(name string) { got[name]++ }, func() {
+			if steady {
+				return
+			}
+			other := path(rnd, "a", "b", "c", "d")
+			if delete(want, other); rnd.IntN(2) == 0 {
+				p.Add(other, other)
+			} else {
+				p.Remove(other)
+			}
+		})
+		for name, n := range want {
+			if n != 1 || got[name] != 1 {
+				t.Fatalf("%q is found %d times for %q among %q, which has it %d times", name, got[name], pattern, all, n)
+			}
+		}
+		if steady && (len(all) != p.Len() || len(got) != len(want)) {
+			t.Fatalf("of %d names %v are found for %q, want %v", p.Len(), got, pattern, want)
+		}
+	}
+}
+
 // devices returns n patterns of which a name fits one at most.
 func devices(n int) *broker.Patterns[int] {
 	var p broker.Patterns[int]
