@@ -3,9 +3,11 @@ package fanfare
 import (
 	"bytes"
 	"fmt"
+	"strings"
 	"testing"
 
 	"fanfare/internal/feed"
+	"fanfare/internal/frame"
 	"fanfare/internal/transport"
 )
 
@@ -50,7 +52,7 @@ func (d *desk) Flush() bool {
 
 // readers returns the connections of n sessions that read a channel, and speak v1
 // or are plain.
-func readers(t *testing.T, srv *Server, loop *turns, channel string, v1 bool, n int) []*desk {
+func readers(t testing.TB, srv *Server, loop *turns, channel string, v1 bool, n int) []*desk {
 	t.Helper()
 	desks := make([]*desk, n)
 	for i := range desks {
@@ -156,4 +158,42 @@ func TestJoinedOncePerChannel(t *testing.T) {
 			t.Errorf("two channels' bytes were joined %d times for %d readers, want twice", len(distinct), 2*receivers)
 		}
 	})
+}
+
+// What a publish costs, from the bytes that came to the bytes of its answer: 64 at
+// once, of 128 bytes each, in a channel that nobody reads.
+func BenchmarkPublish(b *testing.B) {
+	const burst, id = 64, "00000000"
+	data := strings.Repeat("x", 128)
+	for _, form := range []struct{ name, says string }{
+		{"plain", data},
+		{"v1", `{"type":"publish","data":"` + data + `"}`},
+		{"acknowledged", `{"type":"publish","id":"` + id + `","data":"` + data + `"}`},
+	} {
+		b.Run(form.name, func(b *testing.B) {
+			srv, err := New(Config{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer srv.Shutdown(b.Context())
+			d := readers(b, srv, new(turns), "elsewhere", form.name != "plain", 1)[0]
+			d.session.who = &speaker{home: "quiet"}
+			// Masked with zeros, the ids can be counted up where they stand.
+			said := bytes.Repeat(frame.AppendMasked(nil, frame.Text, true, [4]byte{}, []byte(form.says)), burst)
+			each, digits := len(said)/burst, bytes.Index(said, []byte(id))
+			b.ReportAllocs()
+			for n := 0; b.Loop(); n++ {
+				if digits >= 0 {
+					at := said[n%burst*each+digits:][:len(id)]
+					for i, v := len(at)-1, n; i >= 0; i, v = i-1, v/10 {
+						at[i] = '0' + byte(v%10)
+					}
+				}
+				if n%burst == burst-1 {
+					d.session.Receive(said)
+					d.Flush()
+				}
+			}
+		})
+	}
 }

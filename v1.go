@@ -156,7 +156,7 @@ func (v *v1) publish(s *session, cmd *protocol.Command, weight int32) {
 		v.answer(s, cmd, weight, nil, &Error{Code: refused.Code, Message: refused.Message})
 		return
 	}
-	m := &Message{Channel: strings.Clone(cmd.Channel), Sender: s.who.name, Key: cmp.Or(cmd.Key, s.who.key), Binary: isBinary, Payload: slices.Clone(payload)}
+	m := &Message{Channel: cmd.Channel, Sender: s.who.name, Key: cmp.Or(cmd.Key, s.who.key), Binary: isBinary, Payload: payload}
 	if cmd.ID != "" {
 		m.ID = scoped(s.scope(), cmd.ID)
 	}
@@ -450,11 +450,12 @@ func (v *v1) request(s *session, cmd *protocol.Command, weight int32) {
 	ctx := v.life
 	s.mu.Unlock()
 	r := &Request{Method: cmd.Method, Data: json.RawMessage(slices.Clone(cmd.Data)), Channel: s.who.home, Session: idText(s.id), Name: s.who.name}
+	asked := *cmd // so that no command but a request is on the heap
 	s.server.speakers.Add(1)
 	go func() {
 		defer s.server.speakers.Add(-1)
 		data, err := r.answer(ctx, handle)
-		v.answer(s, cmd, weight+requestWeight, &protocol.Event{Type: protocol.ResponseEvent, ID: cmd.ID, Data: data}, err)
+		v.answer(s, &asked, weight+requestWeight, &protocol.Event{Type: protocol.ResponseEvent, ID: asked.ID, Data: data}, err)
 	}()
 }
 

@@ -26,6 +26,7 @@ package frame
 
 import (
 	"encoding/binary"
+	"slices"
 )
 
 // Opcode is a frame's kind (RFC 6455, section 5.2; IANA WebSocket Opcode registry).
@@ -127,6 +128,7 @@ func AppendHeader(dst []byte, h Header) []byte {
 // Append appends one whole, unmasked frame to dst, as a server sends it, and
 // returns the extended slice.
 func Append(dst []byte, op Opcode, payload []byte) []byte {
+	dst = slices.Grow(dst, MaxHeader-len(Header{}.Key)+len(payload))
 	dst = AppendHeader(dst, Header{Opcode: op, Fin: true, Length: int64(len(payload))})
 	return append(dst, payload...)
 }
