@@ -4,17 +4,22 @@ import (
 	"bufio"
 	"context"
 	"io"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"fanfare"
+	"fanfare/internal/chromiumtest"
 	"fanfare/internal/partner"
+
+	"github.com/chromedp/chromedp"
 )
 
 // The README's clients are run as they stand there, against a server of this
@@ -53,6 +58,164 @@ func TestReadmeJavaScript(t *testing.T) {
 	}
 }
 
+// What the README shows of fanfare.v1 is typed, line by line, into the real
+// program, and must be answered as it says there, but for sessions, times and the
+// epoch of positions.
+func TestReadmeTranscript(t *testing.T) {
+	url, _ := readmeServer(t)
+	transcript := strings.Split(strings.TrimSpace(readmeBlock(t, "console", url)), "\n")
+	command, ok := strings.CutPrefix(transcript[0], "$ fanfare ")
+	if !ok {
+		t.Fatalf("the transcript begins with %s", transcript[0])
+	}
+	cmd, in, out := run(t, goBuild(t, "./cmd/fanfare"), nil, strings.Fields(command)...)
+	epoch := regexp.MustCompile(`"(\d+)-`)
+	var its, ours string // what positions begin with in the README, and here
+	for rest := transcript[1:]; len(rest) > 0; {
+		if typed, ok := strings.CutPrefix(rest[0], "> "); ok {
+			if _, err := io.WriteString(in, strings.ReplaceAll(typed, its, ours)+"\n"); err != nil {
+				t.Fatal(err)
+			}
+			rest = rest[1:]
+		}
+		// What comes until the next line is typed may come in another order.
+		var want, got []string
+		for len(rest) > 0 && strings.HasPrefix(rest[0], "< ") {
+			if !out.Scan() {
+				t.Fatalf("the output ended where this was expected: %s\n%v", rest[0], out.Err())
+			}
+			if its == "" {
+				its, ours = epoch.FindString(rest[0]), epoch.FindString(out.Text())
+			}
+			want = append(want, anybodys(strings.TrimPrefix(rest[0], "< ")))
+			got = append(got, anybodys(strings.ReplaceAll(out.Text(), ours, its)))
+			rest = rest[1:]
+		}
+		if len(want) == 0 {
+			t.Fatalf("nothing is said to come before %q", rest)
+		}
+		slices.Sort(want)
+		slices.Sort(got)
+		if !slices.Equal(want, got) {
+			t.Fatalf("what came was\n%s\nand the README says\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+	}
+	in.Close()
+	if out.Scan() {
+		t.Errorf("this came too, of which the README knows nothing:\n%s", out.Text())
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// anybodys replaces what is another in each session.
+func anybodys(line string) string {
+	line = regexp.MustCompile(`"session":"[^"]*"`).ReplaceAllString(line, `"session":"…"`)
+	return regexp.MustCompile(`"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"`).ReplaceAllString(line, `"time"`)
+}
+
+// The README's Go client is a parrot.
+func TestReadmeGoClient(t *testing.T) {
+	url, srv := readmeServer(t)
+	body, ok := strings.CutPrefix(readmeBlocks(t, "go", url)[0], "c, err := client.Dial")
+	if !ok {
+		t.Fatal("the README's first block of Go is not the client")
+	}
+	main := filepath.Join(t.TempDir(), "main.go")
+	program := `package main
+
+import (
+	"context"
+	"fmt"
+
+	"fanfare/client"
+)
+
+func main() { fmt.Println(talk(context.Background())) }
+
+func talk(ctx context.Context) error {
+	c, err := client.Dial` + body + "}\n"
+	if err := os.WriteFile(main, []byte(program), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	parrot, _, _ := run(t, goBuild(t, main), nil)
+	defer parrot.Wait()
+	defer parrot.Process.Kill()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	sub, err := srv.Subscribe(ctx, "chat/birds", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sub.Close()
+	for heard := ""; heard != "You said: Hello"; {
+		// A parrot that is not there yet hears nothing: it is greeted until it answers.
+		if _, err := srv.Publish(ctx, &fanfare.Message{Channel: "chat/birds", Payload: []byte("Hello")}); err != nil {
+			t.Fatal(err)
+		}
+		soon, done := context.WithTimeout(ctx, 100*time.Millisecond)
+		for m, err := sub.Next(soon); err == nil; m, err = sub.Next(soon) {
+			if heard = string(m.Payload); m.Sender == "parrot" {
+				break
+			}
+		}
+		done()
+		if ctx.Err() != nil {
+			t.Fatal("the parrot is silent")
+		}
+	}
+}
+
+// The README's server mounts Fanfare below /live/; it has a port of its own, so
+// that it is only looked at here.
+func TestReadmeGoServer(t *testing.T) {
+	main := filepath.Join(t.TempDir(), "main.go")
+	if err := os.WriteFile(main, []byte(readmeBlocks(t, "go", "")[1]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), "go", "vet", main).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+// The README's page publishes.
+func TestReadmePage(t *testing.T) {
+	url, srv := readmeServer(t)
+	page := readmeBlock(t, "html", url)
+	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/" {
+			srv.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		io.WriteString(w, page)
+	}))
+	defer site.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	sub, err := srv.Subscribe(ctx, "chat/general", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sub.Close()
+	tab := chromiumtest.Start(t)(t, site.URL)
+	if m, err := sub.Next(ctx); err != nil || string(m.Payload) != `{"type":"chat","content":"Hello"}` {
+		t.Errorf("%+v, %v", m, err)
+	}
+	tab.Do(chromedp.Navigate("about:blank")) // so that it is gone before the server is
+}
+
+// goBuild compiles a program.
+func goBuild(t *testing.T, source string) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "program")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, source).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", source, err, out)
+	}
+	return program
+}
+
 // readmeServer starts a server and returns its host and port.
 func readmeServer(t *testing.T) (string, *fanfare.Server) {
 	t.Helper()
@@ -76,15 +239,27 @@ func readmeServer(t *testing.T) (string, *fanfare.Server) {
 // localhost:8765.
 func readmeBlock(t *testing.T, language, host string) string {
 	t.Helper()
+	blocks := readmeBlocks(t, language, host)
+	if len(blocks) != 1 {
+		t.Fatalf("README.md has %d blocks of %s, not one", len(blocks), language)
+	}
+	return blocks[0]
+}
+
+// readmeBlocks returns all of them, of which there are some.
+func readmeBlocks(t *testing.T, language, host string) (blocks []string) {
+	t.Helper()
 	readme, err := os.ReadFile("README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	blocks := regexp.MustCompile("(?s)\n```"+language+"\n(.*?)```\n").FindAllSubmatch(readme, -1)
-	if len(blocks) != 1 {
-		t.Fatalf("README.md has %d blocks of %s, not one", len(blocks), language)
+	for _, found := range regexp.MustCompile("(?s)\n```"+language+"\n(.*?)```\n").FindAllSubmatch(readme, -1) {
+		blocks = append(blocks, strings.ReplaceAll(string(found[1]), "localhost:8765", host))
 	}
-	return strings.ReplaceAll(string(blocks[0][1]), "localhost:8765", host)
+	if len(blocks) == 0 {
+		t.Fatalf("README.md has no block of %s", language)
+	}
+	return blocks
 }
 
 // start runs a script from a file, with pipes for its input and its output.
@@ -94,10 +269,16 @@ func start(t *testing.T, program string, env []string, script, name string) (*ex
 	if err := os.WriteFile(file, []byte(script), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return run(t, program, append(env, "PYTHONUNBUFFERED=1", "PYTHONUTF8=1"), file)
+}
+
+// run runs a program, with pipes for its input and its output.
+func run(t *testing.T, program string, env []string, args ...string) (*exec.Cmd, io.WriteCloser, *bufio.Scanner) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
-	cmd := exec.CommandContext(ctx, program, file)
-	cmd.Env = append(cmd.Environ(), append(env, "PYTHONUNBUFFERED=1", "PYTHONUTF8=1")...)
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Env = append(cmd.Environ(), env...)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
