@@ -23,12 +23,18 @@ import (
 // flock connects n clients to a channel; headers are lines of the request.
 func flock(t *testing.T, addr net.Addr, n int, headers ...string) []int {
 	t.Helper()
+	upgrade := []string{"Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13"}
+	return flockAs(t, addr, n, "HTTP/1.1 101", append(upgrade, headers...)...)
+}
+
+// flockAs connects clients that are answered so.
+func flockAs(t *testing.T, addr net.Addr, n int, answered string, headers ...string) []int {
+	t.Helper()
 	host := addr.(*net.TCPAddr)
 	var to syscall.SockaddrInet4
 	to.Port = host.Port
 	copy(to.Addr[:], host.IP.To4())
-	request := []byte("GET /crowd HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n" +
-		strings.Join(append(headers, "\r\n"), "\r\n"))
+	request := []byte("GET /crowd HTTP/1.1\r\nHost: localhost\r\n" + strings.Join(headers, "\r\n") + "\r\n\r\n")
 	fds := make([]int, n)
 	t.Cleanup(func() {
 		for _, fd := range fds {
@@ -50,7 +56,7 @@ func flock(t *testing.T, addr net.Addr, n int, headers ...string) []int {
 		if _, err := syscall.Write(fd, request); err != nil {
 			t.Fatal(err)
 		}
-		if got := read(t, fd, answer); !strings.HasPrefix(string(got), "HTTP/1.1 101") {
+		if got := read(t, fd, answer); !strings.HasPrefix(string(got), answered) {
 			t.Fatalf("%q", got)
 		}
 	}

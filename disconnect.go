@@ -1,11 +1,14 @@
 package fanfare
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
 	"fanfare/internal/feed"
 	"fanfare/internal/frame"
+	"fanfare/internal/transport"
+	"fanfare/protocol"
 )
 
 // ending is why a connection ended, as counters and the log name it.
@@ -55,9 +58,33 @@ func (d *disconnect) returns() bool {
 	return d.code == frame.GoingAway || d.code == frame.InternalError || d.code == frame.TryAgainLater
 }
 
+// bye is what is said about it last.
+func (d *disconnect) bye() *protocol.Event {
+	e := &protocol.Event{Type: protocol.ByeEvent, Code: d.why.code(), Message: d.reason}
+	if d.returns() {
+		e.Retry = int(retryAfter.Milliseconds())
+	}
+	return e
+}
+
 func (d *disconnect) Error() string { return fmt.Sprintf("%d %s", d.code, d.reason) }
 
 var goingAway = &disconnect{byShutdown, frame.GoingAway, "the server is shutting down; come back in a moment"}
+
+// because returns how a connection ends that err ends; nil: its peer is not there
+// to hear it.
+func (s *Server) because(err error) *disconnect {
+	var d *disconnect
+	switch {
+	case errors.As(err, &d):
+		return d
+	case errors.Is(err, transport.ErrWriteTimeout):
+		return s.stuck()
+	case errors.Is(err, transport.ErrClosed):
+		return goingAway
+	}
+	return nil
+}
 
 func (s *Server) silent() *disconnect {
 	return &disconnect{bySilence, frame.InternalError, fmt.Sprintf("nothing was heard for %v, and a ping got no answer within %v", s.cfg.Heartbeat, s.cfg.HeartbeatTimeout)}

@@ -15,7 +15,8 @@ import (
 // client they are about. A panic in one is logged, and answered as an
 // internal error.
 type Hooks struct {
-	// Connect is asked before a WebSocket's handshake is answered, and about nothing
+	// Connect is asked before a client is let in that stays: over a WebSocket, or to
+	// read the live channel over HTTP. It is asked about nothing
 	// else: for reading history and for POST, guard the whole Server by a handler around it. An error
 	// refuses it: an [*Error] with its text, its code (without one: forbidden) and status 403,
 	// every other one as internal, and the log has it.
@@ -34,7 +35,7 @@ type Hooks struct {
 	// order; meanwhile nothing more is read from it. ctx ends with the
 	// request, or, for a WebSocket, when the server's Shutdown is called.
 	Publish func(ctx context.Context, m *Message) error
-	// Disconnect is told of the end of every WebSocket that was let in, after
+	// Disconnect is told of the end of every client that was let in so, after
 	// Publish was asked about the last message from it, each on a goroutine of its
 	// own: when thousands leave at once, it is called thousands of times at once.
 	// reason is one of those that [Stats] counts.

@@ -17,6 +17,8 @@ import (
 //	a WebSocket upgrade                the live channel (connect.go)
 //	GET, Accept: text/html             a page that speaks in this channel
 //	GET, Accept: application/json      a page of history; also for */* and no Accept (history.go)
+//	GET, Accept: text/event-stream     the live channel as server-sent events (live.go, listener.go)
+//	GET, Accept: application/x-ndjson  the live channel as lines of JSON
 //	POST                               publishes the body (post.go)
 //	POST of application/x-ndjson       publishes each line of it (many.go)
 //	HEAD                               what GET would say
@@ -111,7 +113,7 @@ func (s *Server) serveOwn(w http.ResponseWriter, r *http.Request, what string) {
 
 // serveGet answers with the face that the request accepts best.
 func (s *Server) serveGet(w http.ResponseWriter, r *http.Request, channel string) {
-	face := accepted(r.Header["Accept"], "application/json", "text/html")
+	face := accepted(r.Header["Accept"], "application/json", "text/html", eventStream.media, jsonLines.media)
 	if face == "text/html" {
 		web.Serve(w, r, channel)
 		return
@@ -120,9 +122,13 @@ func (s *Server) serveGet(w http.ResponseWriter, r *http.Request, channel string
 	set, err := settingsOf(r)
 	switch {
 	case face == "":
-		s.refuse(w, errorf("not_acceptable", "a channel can be had as application/json (history), as text/html (a page), or live over a WebSocket"))
+		s.refuse(w, errorf("not_acceptable", "a channel can be had as application/json (history), text/html (a page), %s and %s (live), and over a WebSocket", eventStream.media, jsonLines.media))
 	case err != nil:
 		s.refuse(w, err)
+	case face == eventStream.media:
+		s.serveLive(w, r, channel, &set, eventStream)
+	case face == jsonLines.media:
+		s.serveLive(w, r, channel, &set, jsonLines)
 	default:
 		s.serveHistory(w, r, channel, &set)
 	}

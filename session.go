@@ -359,15 +359,9 @@ func (s *session) LastWords(err error) []byte {
 		return nil
 	}
 	if s.closing == nil {
-		var d *disconnect
-		switch {
-		case errors.As(err, &d):
-		case errors.Is(err, transport.ErrWriteTimeout):
-			d = s.server.stuck()
-		case errors.Is(err, transport.ErrClosed):
-			d = goingAway
-		default:
-			return nil // the peer is not there to hear it
+		d := s.server.because(err)
+		if d == nil {
+			return nil
 		}
 		s.closing = &closing{disconnect: d}
 	}

@@ -11,6 +11,7 @@ import (
 	"fanfare/broker"
 	"fanfare/internal/feed"
 	"fanfare/internal/transport"
+	"fanfare/protocol"
 )
 
 // A subscription is one reader in one channel: a session's, a listener's, or
@@ -67,6 +68,17 @@ func (s *Server) leave(sub *subscription, member subscriber) {
 	sub.audience.loop.Post(sub.audience.leave(member))
 	sub.audience.channel.went(member)
 	s.release(sub.audience.channel)
+}
+
+// gap says that messages are missing, at the place where reading goes on.
+func (sub *subscription) gap(gap feed.Gap) *protocol.Event {
+	e := &protocol.Event{Type: protocol.GapEvent, Reason: gap.Reason.String(), Missed: max(0, gap.Missed), Position: sub.cursor.Position().String()}
+	if name := sub.audience.channel.name; broker.IsPattern(name) {
+		e.Pattern = name
+	} else {
+		e.Channel = name
+	}
+	return e
 }
 
 // SubscribeOptions are the settings of [Server.Subscribe]. Nil and zero values

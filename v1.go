@@ -352,24 +352,12 @@ func (v *v1) read(s *session) []byte {
 	return nil
 }
 
-// gap says that messages are missing.
+// gap says that messages, or joins and leaves, are missing.
 func (st *stay) gap(gap feed.Gap) *protocol.Event {
-	name := st.audience.channel.name
-	e := &protocol.Event{Type: protocol.GapEvent, Reason: gap.Reason.String()}
-	if gap.Missed > 0 {
-		e.Missed = gap.Missed
+	if st.crowd {
+		return &protocol.Event{Type: protocol.GapEvent, Channel: st.audience.channel.name, Reason: protocol.Presence}
 	}
-	switch {
-	case st.crowd:
-		e.Channel, e.Reason, e.Missed = name, protocol.Presence, 0
-		return e
-	case broker.IsPattern(name):
-		e.Pattern = name
-	default:
-		e.Channel = name
-	}
-	e.Position = st.cursor.Position().String()
-	return e
+	return st.subscription.gap(gap)
 }
 
 func (v *v1) pending(*session) bool { return len(v.due) > 0 }
@@ -391,11 +379,7 @@ func (*v1) bye(d *disconnect) []byte {
 	if d.why == byClient {
 		return nil
 	}
-	e := &protocol.Event{Type: protocol.ByeEvent, Code: d.why.code(), Message: d.reason}
-	if d.returns() {
-		e.Retry = int(retryAfter.Milliseconds())
-	}
-	return event(e)
+	return event(d.bye())
 }
 
 // begin has the session speak v1, with a subscription at a place, if there is one.

@@ -29,6 +29,24 @@ func Take(w http.ResponseWriter, r *http.Request, subprotocol string, extra http
 	if r.ProtoMajor >= 2 {
 		return nil, nil, tooNew(r)
 	}
+	return takeOver(w, response(r, subprotocol, extra))
+}
+
+// TakeStream ends HTTP on the request's connection by an answer whose body is
+// all that is written to it from now on: status 200, the headers of h less
+// those that are the connection's own, and first, the body's beginning. What the
+// client still says is nobody's. As with [Take], w can still answer after a
+// [*Refusal], if in another way, and after any other error it is spent.
+func TakeStream(w http.ResponseWriter, h http.Header, first []byte) (net.Conn, error) {
+	own := http.Header{"Connection": {"close"}, "Date": {time.Now().UTC().Format(http.TimeFormat)}}
+	// What a middleware has to say about a coding of its own is not true here.
+	b := answer("200 OK", own, h, func(name string) bool { return connectionsOwn(name) || name == "Content-Encoding" })
+	conn, _, err := takeOver(w, append(b, first...))
+	return conn, err
+}
+
+// takeOver hijacks the connection and writes the answer.
+func takeOver(w http.ResponseWriter, answer []byte) (net.Conn, []byte, error) {
 	conn, arrived, err := hijack(w)
 	if err != nil {
 		return nil, nil, &Refusal{http.StatusInternalServerError, "no_hijack", hidden(w, err), nil}
@@ -36,9 +54,9 @@ func Take(w http.ResponseWriter, r *http.Request, subprotocol string, extra http
 	// Past deadlines of ReadTimeout and WriteTimeout go too.
 	_ = conn.SetDeadline(time.Time{})
 	_ = conn.SetWriteDeadline(time.Now().Add(answerTimeout))
-	if _, err := conn.Write(response(r, subprotocol, extra)); err != nil {
+	if _, err := conn.Write(answer); err != nil {
 		_ = conn.Close()
-		return nil, nil, fmt.Errorf("answering the handshake: %w", err)
+		return nil, nil, fmt.Errorf("answering the request: %w", err)
 	}
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		_ = conn.Close()
@@ -131,8 +149,6 @@ func NoStream(w http.ResponseWriter) *Refusal {
 
 // response is the 101 (RFC 6455, section 4.2.2).
 func response(r *http.Request, subprotocol string, extra http.Header) []byte {
-	var b bytes.Buffer
-	b.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
 	own := http.Header{
 		"Connection":           {"Upgrade"},
 		"Upgrade":              {"websocket"},
@@ -141,23 +157,31 @@ func response(r *http.Request, subprotocol string, extra http.Header) []byte {
 	if subprotocol != "" {
 		own["Sec-Websocket-Protocol"] = []string{subprotocol}
 	}
+	return answer("101 Switching Protocols", own, extra, func(name string) bool {
+		return connectionsOwn(name) || strings.HasPrefix(name, "Sec-Websocket-")
+	})
+}
+
+// answer is the head of an answer. Of extra it takes what ours reports false for.
+func answer(status string, own, extra http.Header, ours func(name string) bool) []byte {
 	for name, values := range extra {
-		if !handshakesOwn(name) {
+		if name = textproto.CanonicalMIMEHeaderKey(name); !ours(name) {
 			own[name] = values
 		}
 	}
+	var b bytes.Buffer
+	b.WriteString("HTTP/1.1 " + status + "\r\n")
 	_ = own.Write(&b) // it makes CR and LF in values harmless; a bytes.Buffer has no errors
 	b.WriteString("\r\n")
 	return b.Bytes()
 }
 
-// handshakesOwn reports whether the header is not the caller's to set: it
-// says what protocol follows, or that a body does.
-func handshakesOwn(name string) bool {
-	name = textproto.CanonicalMIMEHeaderKey(name)
+// connectionsOwn reports whether the header is not the caller's to set: it
+// says what protocol follows, or where a body ends.
+func connectionsOwn(name string) bool {
 	switch name {
-	case "Upgrade", "Connection", "Content-Length", "Transfer-Encoding", "Trailer":
+	case "Upgrade", "Connection", "Keep-Alive", "Content-Length", "Transfer-Encoding", "Trailer":
 		return true
 	}
-	return strings.HasPrefix(name, "Sec-Websocket-")
+	return false
 }

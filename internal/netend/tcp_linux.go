@@ -2,15 +2,44 @@ package netend
 
 import (
 	"bytes"
+	"crypto/tls"
+	"net"
 	"os"
 	"strconv"
 	"sync"
 	"syscall"
+	"time"
 )
 
-// tcpNotsentLowat is TCP_NOTSENT_LOWAT, which package syscall does not name
-// (linux/tcp.h).
-const tcpNotsentLowat = 25
+// Options of TCP sockets that package syscall does not name (linux/tcp.h).
+const (
+	tcpUserTimeout  = 18 // TCP_USER_TIMEOUT
+	tcpNotsentLowat = 25 // TCP_NOTSENT_LOWAT
+)
+
+// Control calls f with the descriptor of a connection's socket, TLS or not; for
+// what has none it does nothing.
+func Control(nc net.Conn, f func(fd int)) {
+	if t, ok := nc.(*tls.Conn); ok {
+		nc = t.NetConn()
+	}
+	socket, ok := nc.(syscall.Conn)
+	if !ok {
+		return
+	}
+	if raw, err := socket.SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) { f(int(fd)) })
+	}
+}
+
+// GiveUp has the system end a TCP connection when its peer has not acknowledged
+// for d something that was sent, or has had no room for it. The system alone would try for a quarter of an hour. It is
+// for peers that never have anything to say. Failing is fine, as with BoundUnsent.
+func GiveUp(nc net.Conn, d time.Duration) {
+	Control(nc, func(fd int) {
+		syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, tcpUserTimeout, int(d.Milliseconds()))
+	})
+}
 
 // notsentLowat bounds what the kernel holds for a peer that does not read,
 // beyond what is on its way: a slow reader is to cost little there too, and
