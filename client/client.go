@@ -32,8 +32,9 @@ type Options struct {
 	// Patient: the first connection is like any later one. Dial returns at once,
 	// and what is asked waits until there is a connection.
 	Patient bool
-	// LeastPause and MostPause bound the pause before connecting again: it is random, below
-	// a bound that doubles from one to the other. Default 250 ms and 20 s.
+	// LeastPause and MostPause bound the pause before connecting again: it is
+	// random, below a bound that doubles from one to the other, and begins anew
+	// after a connection that lasted for MostPause. Default 250 ms and 20 s.
 	LeastPause, MostPause time.Duration
 
 	// Queue and QueueBytes bound the commands without an answer, sent or not;
@@ -82,9 +83,13 @@ func (o *Options) withDefaults() Options {
 		set.WebSocket.Limit = 16 << 20
 	}
 	set.WebSocket.Header = set.WebSocket.Header.Clone()
-	set.WebSocket.Subprotocols = []string{protocol.Subprotocol}
+	set.WebSocket.Subprotocols = []string{decoy, protocol.Subprotocol}
 	return set
 }
+
+// decoy is a subprotocol that nobody speaks. There are servers that agree to
+// whatever is offered first, which would leave us waiting for a welcome.
+const decoy = "any"
 
 // A Client is one conversation with a server, over as many connections as it
 // takes. All its methods may be called from any goroutine.

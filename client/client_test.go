@@ -344,3 +344,71 @@ func TestNonsenseFromTheServer(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 }
+
+func TestBackoff(t *testing.T) {
+	b := backoff{first: 100 * time.Millisecond, most: time.Second}
+	for _, bound := range []int{100, 200, 400, 800, 1000, 1000} {
+		least, most := time.Hour, time.Duration(0)
+		for range 1000 {
+			again := b
+			wait := again.next()
+			least, most = min(least, wait), max(most, wait)
+		}
+		bound := time.Duration(bound) * time.Millisecond
+		if most > bound || most < bound*9/10 || least < 10*time.Millisecond || least > 10*time.Millisecond+bound/10 {
+			t.Errorf("after %d failures it waits %v to %v, expected all times from 10 ms to %v", b.failures, least, most, bound)
+		}
+		b.next()
+	}
+	for range 100 {
+		if wait := b.next(); wait > b.most {
+			t.Errorf("it waits %v", wait)
+		}
+	}
+	b.reset()
+	if wait := b.next(); wait > b.first {
+		t.Errorf("after a success it waits %v", wait)
+	}
+}
+
+// The pause grows while connections fail, and begins anew after one that lasted.
+func TestPauses(t *testing.T) {
+	st := newStage(t)
+	c, a := st.dial(Options{LeastPause: time.Millisecond, MostPause: 200 * time.Millisecond})
+	pauses := func(n int) (longest time.Duration) {
+		st.refuses(refuseWith(503, nil, nil))
+		a.cut()
+		for state := range c.States(st.ctx) {
+			if state.Phase == Waiting {
+				if longest = max(longest, state.Wait); n == 0 {
+					break
+				}
+				n--
+			}
+		}
+		st.refuses(nil)
+		a = st.enter()
+		return longest
+	}
+	if longest := pauses(15); longest < 20*time.Millisecond {
+		t.Errorf("of many pauses the longest was %v", longest)
+	}
+	select {
+	case <-a.conn.Done():
+	case <-time.After(250 * time.Millisecond):
+	}
+	a.cut()
+	first := time.Duration(-1)
+	for state := range c.States(st.ctx) {
+		if state.Phase == Waiting {
+			first = state.Wait
+			break
+		}
+		if state.Phase == Connecting { // it was over before it could be seen, so it was short
+			break
+		}
+	}
+	if first > time.Millisecond {
+		t.Errorf("after a good connection the first pause was %v", first)
+	}
+}

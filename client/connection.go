@@ -18,7 +18,6 @@ import (
 )
 
 const (
-	steady        = 10 * time.Second // a connection that lasted so long was good
 	welcomeWait   = 10 * time.Second // for the first thing that a server says
 	mostInFlight  = 256              // commands without an answer over a connection
 	tick          = time.Second      // how often the clock is watched
@@ -49,8 +48,8 @@ func (c *Client) run() {
 			patient = true
 			began := time.Now()
 			lost = s.run()
-			if time.Since(began) >= steady {
-				pause.reset()
+			if time.Since(began) >= c.o.MostPause {
+				pause.reset() // it was a good one
 			}
 		}
 		switch {

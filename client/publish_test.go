@@ -155,6 +155,23 @@ func TestShuttingDown(t *testing.T) {
 	}
 }
 
+// A server that says it is shutting down and then stays is left.
+func TestShuttingDownForEver(t *testing.T) {
+	t.Parallel()
+	st := newStage(t)
+	c, a := st.dial(Options{})
+	sent, err := c.Send("chat", 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.says(`{"type":"error","id":%q,"code":"shutting_down","message":"…"}`, a.hears(protocol.Publish).ID)
+	b := st.enter()
+	b.says(`{"type":"ok","id":%q,"position":"7-1"}`, b.hears(protocol.Publish).ID)
+	if _, err := sent.Wait(st.ctx); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestTheQueueIsBounded(t *testing.T) {
 	c, err := Dial(context.Background(), "ws://127.0.0.1:1", quick(Options{Patient: true, Queue: 3, QueueBytes: 100}))
 	if err != nil {
@@ -237,7 +254,9 @@ func TestThePublishNobodyRemembers(t *testing.T) {
 		t.Error(err)
 	}
 	// The wall's clock counts, too: the other one stands still in a suspended machine.
-	c.o.RepeatFor = time.Hour // nothing is under way that reads it
+	c.mu.Lock()
+	c.o.RepeatFor = time.Hour
+	c.mu.Unlock()
 	lost = later(t, func() (string, error) { return c.Publish(st.ctx, "chat", 3, nil) })
 	b.hears(protocol.Publish)
 	c.asleep.Add(int64(2 * time.Hour))

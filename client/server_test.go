@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"fanfare"
+	"fanfare/fanfaretest"
 )
 
 var (
@@ -25,7 +27,7 @@ var (
 )
 
 // serve runs a Fanfare server and returns its address.
-func serve(t *testing.T, cfg fanfare.Config) (*fanfare.Server, string) {
+func serve(t testing.TB, cfg fanfare.Config) (*fanfare.Server, string) {
 	t.Helper()
 	cfg.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
 	server, err := fanfare.New(cfg)
@@ -435,5 +437,125 @@ func TestEverythingOnceOverRandomCuts(t *testing.T) {
 	t.Logf("%d connections of publishers and %d of readers were cut", acks.cuts.Load(), reads.cuts.Load())
 	if acks.cuts.Load() < 10 || reads.cuts.Load() < 10 {
 		t.Error("hardly anything was cut: this shows nothing")
+	}
+}
+
+// The server ends and another takes its place, without its memory.
+func TestAnotherServer(t *testing.T) {
+	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
+	first, err := fanfare.New(fanfare.Config{Logger: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2 * time.Millisecond) // an epoch is when a history began, in milliseconds
+	second, err := fanfare.New(fanfare.Config{Logger: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var now atomic.Pointer[fanfare.Server]
+	now.Store(first)
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { now.Load().ServeHTTP(w, r) }))
+	defer web.Close()
+	ctx := testContext(t)
+	defer second.Shutdown(ctx)
+
+	c := dialServer(t, web.Listener.Addr().String(), Options{})
+	sub, err := c.Subscribe(ctx, "chat", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var receipts []*Receipt
+	for n := range 500 {
+		if n == 250 {
+			now.Store(second)
+			go first.Shutdown(ctx)
+		}
+		r, err := c.Send("chat", n, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		receipts = append(receipts, r)
+	}
+	positions := make(map[string]bool)
+	for n, r := range receipts {
+		position, err := r.Wait(ctx)
+		if err != nil || positions[position] {
+			t.Fatalf("message %d is at %q, %v", n, position, err)
+		}
+		positions[position] = true
+	}
+	gaps, last := 0, -1
+	for m, err := range sub.Messages(ctx) {
+		var gap *GapError
+		if errors.As(err, &gap) {
+			if gaps++; gap.Reason != "lost" {
+				t.Error(gap)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		var n int
+		if err := m.Decode(&n); err != nil || n <= last {
+			t.Fatalf("%s comes after %d", m.Data, last)
+		}
+		if last = n; n == len(receipts)-1 {
+			break
+		}
+	}
+	if gaps != 1 {
+		t.Errorf("%d gaps, where one history was lost", gaps)
+	}
+}
+
+// A network that swallows everything is noticed by the silence, and many
+// subscriptions come back together.
+func TestManySubscriptionsOverABlackHole(t *testing.T) {
+	t.Parallel()
+	srv := fanfaretest.NewServer(t, fanfare.Config{Heartbeat: time.Second})
+	ctx := testContext(t)
+	c, err := Dial(ctx, srv.URL, quick(Options{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	const n = 900
+	subs := make([]*Subscription, n)
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() {
+			sub, err := c.Subscribe(ctx, fmt.Sprint("room/", i), nil)
+			if err != nil {
+				t.Error(err)
+			}
+			subs[i] = sub
+		})
+	}
+	all.Wait()
+	if t.Failed() {
+		return
+	}
+	session := c.State().Session
+	srv.SetDelay(time.Hour) // for what is read from now on
+	for i := range n {
+		if _, err := srv.Fanfare.Publish(ctx, &fanfare.Message{Channel: fmt.Sprint("room/", i), Payload: fmt.Append(nil, i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for state := range c.States(ctx) {
+		if state.Phase == Waiting {
+			break
+		}
+	}
+	srv.SetDelay(0)
+	for i, sub := range subs {
+		m, err := sub.Next(ctx)
+		if err != nil || string(m.Data) != fmt.Sprint(i) {
+			t.Fatalf("room %d: %+v, %v", i, m, err)
+		}
+	}
+	if c.State().Session == session {
+		t.Error("it is the same connection")
 	}
 }
