@@ -13,13 +13,18 @@ export interface ConnectOptions {
    * Two connections of one page to one server must not share it: give the second null.
    */
   storage?: Storage | null
+  /**
+   * How long after it was first sent a publish without an answer is repeated, in ms. Default: 270,000, for servers that
+   * remember ids for five minutes, as they do by default. Where they remember them for less, this must be less, too.
+   */
+  repeatFor?: number
   /** The WebSocket to use. Default: the global one, which Node.js has from version 22 on. */
   WebSocket?: unknown
 }
 
 export type State = 'connecting' | 'connected' | 'waiting' | 'closed'
 
-export class StateEvent extends Event {
+export interface StateEvent extends Event {
   readonly state: State
   readonly error?: FanfareError
   /** When the next attempt begins, in ms since 1970. */
@@ -41,7 +46,9 @@ export interface Fanfare extends EventTarget {
   readonly restored: { channel: string, key?: string, data: any, position: Promise<string>, discard(): void }[]
   onstate?: ((event: StateEvent) => void) | null
   addEventListener(type: 'state', listener: (event: StateEvent) => void, options?: boolean | AddEventListenerOptions): void
+  addEventListener(...any: Parameters<EventTarget['addEventListener']>): void
   removeEventListener(type: 'state', listener: (event: StateEvent) => void, options?: boolean | EventListenerOptions): void
+  removeEventListener(...any: Parameters<EventTarget['removeEventListener']>): void
 
   /**
    * Reads a channel, or a pattern ("chat/**"), until the subscription's close: by callbacks if there is onMessage (a

@@ -33,7 +33,7 @@ export const connect = (url, options) => new Fanfare(url, options)
 const random = () => Array.from(crypto.getRandomValues(new Uint8Array(24)), byte => (byte % 36).toString(36)).join('')
 
 // encode returns the fields that carry data: bytes as base64, everything else as JSON.
-export function encode(data) {
+function encode(data) {
   if (!(data instanceof ArrayBuffer || ArrayBuffer.isView(data))) return { data }
   const bytes = data instanceof ArrayBuffer ? new Uint8Array(data) : new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
   let text = ''
@@ -42,7 +42,7 @@ export function encode(data) {
 }
 
 // decode turns a message's base64 back into bytes.
-export function decode(message) {
+function decode(message) {
   if (message.encoding === 'base64') {
     message.data = Uint8Array.from(atob(message.data), letter => letter.charCodeAt())
     delete message.encoding
@@ -59,9 +59,9 @@ function kept({ data, encoding }) {
 // home is where a server is to be found: at a URL, or where this module was loaded from.
 function home(url) {
   const from = globalThis.location?.href
-  if (url === undefined && import.meta.url.endsWith('/-/fanfare.js')) return new URL('connect', import.meta.url)
-  if (url === undefined && !from) throw new FanfareError('bad_url', 'connect needs the URL of a server: this module was not loaded from one')
-  const at = new URL(url ?? '/', from)
+  if (!url && import.meta.url.endsWith('/-/fanfare.js')) return new URL('connect', import.meta.url)
+  if (!url && !from) throw new FanfareError('bad_url', 'connect needs the URL of a server: this module was not loaded from one')
+  const at = new URL(url || '/', from)
   at.pathname = at.pathname.replace(/\/*(-\/connect)?$/, '/-/connect')
   return at
 }
@@ -77,12 +77,12 @@ class Store {
     this.#prefix = prefix
     try { this.#storage = storage === undefined ? globalThis.sessionStorage : storage } catch { }
   }
-  get(key) { try { return this.#storage.getItem(this.#prefix + key) ?? undefined } catch { } }
-  set(key, value) { try { this.#storage.setItem(this.#prefix + key, value); return true } catch { return false } }
-  remove(key) { try { this.#storage.removeItem(this.#prefix + key) } catch { } }
+  get(key) { try { return this.#storage?.getItem(this.#prefix + key) ?? undefined } catch { } }
+  set(key, value) { try { this.#storage?.setItem(this.#prefix + key, value); return !!this.#storage } catch { return false } }
+  remove(key) { try { this.#storage?.removeItem(this.#prefix + key) } catch { } }
   keys(start) {
     try {
-      const all = Array.from({ length: this.#storage.length }, (_, i) => this.#storage.key(i))
+      const all = Array.from({ length: this.#storage?.length ?? 0 }, (_, i) => this.#storage.key(i))
       return all.filter(key => key.startsWith(this.#prefix + start)).map(key => key.slice(this.#prefix.length)).sort()
     } catch { return [] }
   }
@@ -224,8 +224,8 @@ class Fanfare extends EventTarget {
   // reconnect leaves the connection, if there is one, for a new one, now.
   reconnect() {
     if (this.state === 'closed') return
-    this.#failures = this.#notBefore = 0
     this.#line?.end(new FanfareError('disconnected', 'a new connection was asked for'))
+    this.#failures = 0
     this.#dial()
   }
 
@@ -248,7 +248,7 @@ class Fanfare extends EventTarget {
     url.searchParams.set('client', this.#client)
     if (this.name) url.searchParams.set('name', this.name)
     const line = this.#line = new Line(new Socket(url.href, 'fanfare.v1'),
-      (message, size) => { if (line === this.#line) this.#hear(message, size) },
+      (message, size) => this.#hear(message, size),
       (error, retry) => { if (line === this.#line) this.#lost(error, retry) })
     this.#set('connecting', this.error)
   }
@@ -258,7 +258,7 @@ class Fanfare extends EventTarget {
     this.#line = this.session = undefined
     if (this.#openedAt && Date.now() - this.#openedAt > STABLE) this.#failures = 0
     this.#openedAt = 0
-    for (const subscription of this.#subscriptions.values()) subscription.live = subscription.asked = false
+    for (const subscription of this.#subscriptions.values()) subscription.at = 'away'
     for (const [id, call] of this.#calls) {
       if (call.sent && !call.again) this.#settle(id, 'reject', error)
       call.sent = false
@@ -369,12 +369,12 @@ class Fanfare extends EventTarget {
     if (subscription.paused) return
     const { channel, received: since, options: { presence, slow } } = subscription
     const line = this.#line
-    subscription.asked = true
+    subscription.at = 'asking'
     this.#call({ type: 'subscribe', channel, since, presence, slow }, {
       resolve: answer => subscription.joined(answer),
       reject: error => {
         if (line !== this.#line) return   // the next connection asks again
-        subscription.asked = false
+        subscription.at = 'away'
         if (!passing.includes(error.code)) subscription.fail(error) || later(error)
         else setTimeout(() => { if (line === this.#line && this.#subscriptions.get(channel) === subscription) this.#join(subscription) }, 1000)
       },
@@ -382,8 +382,8 @@ class Fanfare extends EventTarget {
   }
 
   #leave(subscription) {
-    if (subscription.asked) this.#line?.say(JSON.stringify({ type: 'unsubscribe', channel: subscription.channel }))
-    subscription.live = subscription.asked = false
+    if (subscription.at !== 'away') this.#line?.say(JSON.stringify({ type: 'unsubscribe', channel: subscription.channel }))
+    subscription.at = 'away'
   }
 
   #ask(message, how, now) { return new Promise((resolve, reject) => this.#call(message, { ...how, resolve, reject }, now)) }
@@ -413,7 +413,7 @@ class Fanfare extends EventTarget {
       if (text.length * 3 > this.#limit && kept(JSON.parse(text)) > this.#limit) {
         return this.#settle(id, 'reject', new FanfareError('too_big', `the message has more than ${this.#limit} bytes, which is what a message may have`))
       }
-      if (call.first && Date.now() - call.first > REPEAT) {
+      if (call.first && Date.now() - call.first > (this.#options.repeatFor ?? REPEAT)) {
         return this.#settle(id, 'reject', new FanfareError('uncertain', 'the message was sent minutes ago, and no answer came: it may have been published'))
       }
       if (!call.first) {
@@ -484,9 +484,8 @@ class Subscription {
   position   // after the last message that was handed over
   count      // how many are here, if presence was asked for
   received   // after the last message that arrived
-  live = false    // the server has said ok, over this connection
-  asked = false   // and has been asked
-  paused = false  // until the iterator has taken what waits
+  at = 'away'      // over this connection: away, asking, or there
+  paused = false   // until the iterator has taken what waits
   options
   #server
   #queue = []      // what waits for the iterator: [message, characters]
@@ -537,8 +536,8 @@ class Subscription {
   // ---- What the connection calls ----------------------------------------------
 
   joined({ position, count, members }) {
-    if (this.#over || !this.asked) return
-    this.live = true
+    if (this.at !== 'asking') return
+    this.at = 'there'
     if (this.received === undefined) {
       this.received = position
       this.#handed({ position })
@@ -547,7 +546,7 @@ class Subscription {
   }
 
   hear(message, size) {
-    if (!this.live) return   // a subscription of before
+    if (this.at !== 'there') return   // a subscription of before
     if (message.type === 'join' || message.type === 'leave') {
       this.count = message.count
       return this.#call(message.type === 'join' ? 'onJoin' : 'onLeave', message)
@@ -556,7 +555,7 @@ class Subscription {
       this.#server.presence().then(present => this.#present(present), () => { })
       return
     }
-    this.received = message.position ?? this.received
+    this.received = message.position
     decode(message)
     if (this.options.onMessage) return this.#hand(message.type === 'gap' ? 'onGap' : 'onMessage', message)
     this.#size += size
@@ -577,7 +576,6 @@ class Subscription {
 
   #end() {
     this.#over = true
-    this.live = this.asked = false
     this.#server.forget()
     this.#wake?.()
   }
@@ -593,7 +591,6 @@ class Subscription {
 
   // handed comes after the program had the message, in the same task: a page that is killed in between gets it again.
   #handed({ position }) {
-    if (!position) return
     this.position = position
     this.#server.save(position)
   }

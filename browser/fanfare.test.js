@@ -1,5 +1,6 @@
 // What the client does with what a server says, does and fails to do. Run by node --test; browser_test.go does that.
 import assert from 'node:assert/strict'
+import { getEventListeners } from 'node:events'
 import { readFileSync, readdirSync } from 'node:fs'
 import test from 'node:test'
 import { FanfareError } from './fanfare.js'
@@ -34,7 +35,7 @@ play('the way to the server', async stage => {
     stage.connect({}, given)
     assert.equal(stage.socket.url.href.split('?')[0], path)
   }
-  assert.throws(() => stage.connect({}, null).nothing, TypeError)
+  assert.throws(() => stage.connect({}, null), code('bad_url'))
 })
 
 play('subscribes, resumes, and tells its states', async stage => {
@@ -77,10 +78,12 @@ play('what comes late over a connection that was left is not heard', async stage
   const heard = []
   fan.subscribe('chat', m => heard.push(m.data))
   const { socket } = stage
-  const hear = socket.onmessage
   await socket.ok('subscribe', { position: '1-0' })
   fan.reconnect()
-  hear({ data: '{"type":"message","channel":"chat","position":"1-1","data":"late"}' })
+  socket.message('chat', 1, 'late')
+  socket.say({ type: 'bye', code: 'silent', message: 'you said nothing' })
+  socket.cut()
+  assert.equal(fan.state, 'connecting')
   await stage.socket.welcome()
   await stage.socket.ok('subscribe', { position: '1-0' })
   stage.socket.message('chat', 1, 'late')
@@ -134,6 +137,12 @@ play('what a publish refuses by itself', async stage => {
   assert(waiting.every(one => one.code === 'closed'))
   await assert.rejects(fan.publish('chat', 'too late'), code('closed'))
   assert.throws(() => fan.subscribe('chat'), code('closed'))
+  const large = stage.connect()
+  for (let i = 0; i < 5; i++) fate(large.publish('chat', 'x'.repeat(1_000_000)))
+  await assert.rejects(large.publish('chat', 1), code('queue_full'))
+  await stage.socket.welcome({ limits: { message: 1000 } })
+  await settled()
+  await assert.rejects(large.publish('chat', '€'.repeat(334)), code('too_big'), 'fewer characters than bytes')
 })
 
 play('what is changed after it was published is not changed', async stage => {
@@ -159,6 +168,26 @@ play('after minutes without an answer nobody knows', async stage => {
   assert.equal(sent.code, 'uncertain')
   assert.equal(waits.state, 'pending')
   assert.deepEqual(stage.socket.all('publish').map(m => m.data), ['never sent'])
+  // Counted from the first time, however often.
+  for (let i = 0; i < 3; i++) {
+    assert.equal(waits.state, 'pending')
+    await stage.clock.pass(35_000)
+    stage.socket.say({ type: 'heartbeat' })
+    await stage.clock.pass(35_000)
+    fan.reconnect()
+    await stage.socket.welcome()
+  }
+  await stage.clock.pass(35_000)
+  stage.socket.say({ type: 'heartbeat' })
+  await stage.clock.pass(35_000)
+  fan.reconnect()
+  await stage.socket.welcome()
+  assert.equal(waits.code, 'uncertain')
+  const hasty = await stage.connected({ repeatFor: 1000 }), soon = fate(hasty.publish('chat', 1))
+  await stage.clock.pass(1_001)
+  hasty.reconnect()
+  await stage.socket.welcome()
+  assert.equal(soon.code, 'uncertain')
 })
 
 play('questions', async stage => {
@@ -191,6 +220,19 @@ play('questions', async stage => {
   await assert.rejects(given, { message: 'enough' })
   await assert.rejects(up, { message: 'enough' })
   await assert.rejects(fan.history('chat', { signal: impatient.signal }), { message: 'enough' })
+  // An answer lets go of the signal, and what was given up is not asked again.
+  const later = new AbortController()
+  const both = [fate(fan.presence('chat', later)), fate(fan.publish('chat', 'given up', later))]
+  await settled()
+  await stage.socket.ok('presence', { count: 1 })
+  assert.equal(both[0].state, 'kept')
+  assert.equal(getEventListeners(later.signal, 'abort').length, 1)
+  stage.socket.answer('publish', { type: 'error', code: 'timeout', message: 'the broker does not answer' })
+  later.abort()
+  const said = stage.socket.heard.length
+  await stage.clock.pass(3_000)
+  assert.equal(both[1].state, 'broken')
+  assert.deepEqual(stage.socket.heard.slice(said).filter(m => m.type === 'publish'), [])
 })
 
 play('full jitter, and the pause that the server asks for', async stage => {
@@ -208,6 +250,11 @@ play('full jitter, and the pause that the server asks for', async stage => {
   assert.deepEqual(await waits(), [250, 500, 1000, 2000, 4000, 8000, 16000, 20000, 20000])
   stage.chance = 0
   assert.deepEqual(new Set(await waits()), new Set([25]), 'never a busy loop')
+  stage.chance = 1
+  fan.reconnect()
+  await stage.socket.cut()
+  assert.equal(fan.retryAt - stage.clock.now, 250, 'who was asked to begins anew')
+  await stage.clock.pass(250)
   stage.chance = 0.25
   await stage.socket.welcome()
   await stage.clock.pass(6000)
@@ -261,10 +308,18 @@ play('silence is judged by time, not by ticks', async stage => {
   assert.equal(fan.error.code, 'silent')
   await stage.clock.pass(1_000)
   await stage.socket.welcome()
-  // A clock that is put back does no harm.
-  stage.clock.now -= 3_600_000
-  await stage.clock.pass(3_601_000)
+  await stage.clock.pass(37_000)
   assert.equal(fan.state, 'connected')
+  await stage.clock.pass(2_000)
+  assert.equal(fan.error.code, 'silent', 'the welcome was the last that was heard')
+  await stage.clock.pass(1_000)
+  await stage.socket.welcome()
+  // A clock that is put back hides no silence, and makes none.
+  stage.clock.skew = -3_600_000
+  await stage.clock.pass(37_000)
+  assert.equal(fan.state, 'connected')
+  await stage.clock.pass(2_500)
+  assert.equal(fan.error.code, 'silent')
 })
 
 play('a server that never says welcome', async stage => {
@@ -293,6 +348,10 @@ play('a page that wakes asks, and believes only an answer', async stage => {
   }
   stage.happens('focus')
   assert.deepEqual(stage.socket.heard, [], 'who spoke just now is not asked')
+  await stage.clock.pass(3_000)
+  stage.document.hidden = true
+  stage.happens('visibilitychange', stage.document)
+  assert.deepEqual(stage.socket.heard, [], 'nor does a page that goes to sleep')
 })
 
 play('offline is known at once, and online is tried at once', async stage => {
@@ -308,6 +367,11 @@ play('offline is known at once, and online is tried at once', async stage => {
   const attempts = stage.sockets.length
   stage.happens('online')
   assert.equal(stage.sockets.length, attempts + 1)
+  await stage.socket.cut()
+  assert.equal(fan.retryAt - stage.clock.now, 250)
+  fan.close()
+  stage.happens('online')
+  assert.equal(stage.sockets.length, attempts + 1, 'the end is the end')
 })
 
 play('a page that is put away leaves, and comes back', async stage => {
@@ -329,6 +393,11 @@ play('a page that is put away leaves, and comes back', async stage => {
     await stage.socket.ok('subscribe', { position: '1-1' })
     stage.socket.message('chat', 1, 'x')
   }
+  stage.socket.cut()
+  stage.happens('freeze', stage.document)
+  const attempts = stage.sockets.length
+  await stage.clock.pass(4_000)
+  assert.equal(stage.sockets.length, attempts, 'it rests, though it was about to try')
 })
 
 play('a refresh continues where it was', async stage => {
@@ -404,9 +473,22 @@ play('a storage that is full, broken or forbidden', async stage => {
   for (let i = 0; i < 12; i++) fate(fan.publish('chat', 'x'.repeat(100_000)))
   await settled()
   assert.equal(stage.storage.keys.filter(key => key.includes(' out ')).length, 10, 'a mebibyte at most')
+  for (const { id } of stage.socket.all('publish')) stage.socket.say({ type: 'ok', id, position: '1-1' })
+  for (let i = 0; i < 12; i++) fate(fan.publish('chat', 'x'.repeat(100_000)))
+  await settled()
+  assert.equal(stage.storage.keys.filter(key => key.includes(' out ')).length, 10, 'and again')
   for (const key of stage.storage.keys) if (key.includes(' out ')) stage.storage.setItem(key, '{broken')
   stage.refresh()
   assert.deepEqual(stage.connect().restored, [])
+  assert.equal(stage.storage.keys.filter(key => key.includes(' out ')).length, 0)
+  fan = stage.connect()
+  for (let i = 0; i < 1000; i++) fate(fan.publish('chat', i))
+  stage.refresh()
+  fan = stage.connect()
+  for (const { position } of fan.restored) fate(position)
+  assert.equal(fan.restored.length, 1000)
+  assert.deepEqual(fan.restored.map(one => one.data), Array.from({ length: 1000 }, (_, i) => i))
+  await assert.rejects(fan.publish('chat', 1), code('queue_full'))
 })
 
 play('iteration', async stage => {
@@ -434,6 +516,14 @@ play('iteration', async stage => {
   stage.socket.message('chat', 8, 8)
   assert.equal((await more[Symbol.asyncIterator]().next()).value.data, 8)
   assert.throws(() => fan.subscribe('chat'), code('already_subscribed'))
+  // What waits for the iterator is not behind us, whatever becomes of the connection.
+  stage.socket.message('chat', 9, 9)
+  await stage.socket.cut()
+  await stage.clock.pass(300)
+  await stage.socket.welcome()
+  assert.equal(stage.socket.last('subscribe').since, '1-9')
+  await stage.socket.ok('subscribe', { position: '1-9' })
+  assert.equal(fan.position('chat'), '1-7')
   // close ends an iteration, and so does the end of everything.
   const other = fan.subscribe('other'), waiting = other[Symbol.asyncIterator]().next()
   other.close()
@@ -462,6 +552,12 @@ play('an iterator that is slow pauses its subscription, and misses nothing', asy
   await stage.socket.ok('subscribe', { position: '1-1000' })
   stage.socket.message('chat', 1001, 1001)
   assert.equal((await next).value.data, 1001)
+  for (let i = 1; i <= 12; i++) {
+    const one = reader.next()
+    stage.socket.message('chat', 1001, 'x'.repeat(500_000))
+    await one
+  }
+  assert.equal(stage.socket.all('unsubscribe').length, 0)
   for (let i = 1002; i <= 1010; i++) stage.socket.message('chat', i, 'x'.repeat(500_000))
   assert.equal(stage.socket.all('unsubscribe').length, 1, 'large messages are few')
 })
@@ -510,6 +606,27 @@ play('a subscription that is refused', async stage => {
   await stage.clock.pass(300)
   await stage.socket.welcome()
   assert.equal(stage.socket.all('subscribe').length, 0, 'not asked again')
+  // Who gave no onError hears of it where all errors go that nobody catches.
+  const thrown = [], caught = error => thrown.push(error.code)
+  process.on('uncaughtException', caught)
+  fan.subscribe('secret', () => { })
+  await refuse('forbidden')
+  await stage.clock.pass(1).catch(caught)
+  process.off('uncaughtException', caught)
+  assert.deepEqual(thrown, ['forbidden'])
+  // One that is left before its answer is left all the same, and one that was refused is not.
+  let presences = 0
+  fan.subscribe('hasty', { presence: true, onPresence() { presences++ } }).close()
+  assert.equal(stage.socket.last('unsubscribe').channel, 'hasty')
+  await stage.socket.ok('subscribe', { position: '1-1', count: 1 })
+  assert.equal(presences, 0)
+  assert.equal(fan.position('hasty'), undefined)
+  const refused = fan.subscribe('busy')
+  await refuse('timeout')
+  refused.close()
+  assert.equal(stage.socket.last('unsubscribe').channel, 'hasty')
+  await stage.clock.pass(2_000)
+  assert.equal(stage.socket.all('subscribe').filter(m => m.channel === 'busy').length, 1)
 })
 
 play('a callback that throws loses nothing', async stage => {
@@ -524,11 +641,14 @@ play('a callback that throws loses nothing', async stage => {
     stage.socket.message('chat', 1, 1)
     stage.socket.message('chat', 2, 2)
     const stillThere = fan.position('chat')
-    await stage.clock.pass(1).catch(caught)
-    await stage.clock.pass(1).catch(caught)
+    stage.socket.cut()
+    for (let i = 0; i < 4; i++) await stage.clock.pass(200).catch(caught)
+    await stage.socket.welcome()
+    for (let i = 0; i < 4; i++) await stage.clock.pass(1).catch(caught)
     assert.deepEqual(heard, [1, 2])
     assert.equal(stillThere, '1-2')
-    assert.deepEqual(thrown, ['yours', 'yours'])
+    assert.deepEqual(thrown, ['yours', 'yours', 'mine', 'mine', 'mine'])
+    assert.equal(fan.state, 'connected')
   } finally {
     process.off('uncaughtException', caught)
     fan.onstate = null
@@ -553,6 +673,26 @@ play('a token, before anything else', async stage => {
   await stage.socket.answer('auth', { type: 'error', code: 'no_authentication', message: 'this server asks for none' })
   assert.equal(fan.state, 'connected')
   assert.equal(tokens, 3)
+  // A token that comes when its connection is gone is nobody's.
+  const give = []
+  const slow = stage.connect({ token: () => new Promise(resolve => give.push(resolve)) })
+  const chat = slow.subscribe('chat')
+  await stage.socket.welcome()
+  give[0]('first')
+  await settled()
+  await stage.socket.ok('auth')
+  await stage.socket.ok('subscribe', { position: '1-0' })
+  slow.reconnect()
+  await stage.socket.welcome()
+  slow.reconnect()
+  await stage.socket.welcome()
+  give[1]('early')
+  await settled()
+  chat.close()
+  assert.deepEqual(stage.socket.heard, [], 'nothing goes before the token')
+  give[2]('mine')
+  await settled()
+  assert.deepEqual(stage.socket.heard.map(m => m.token), ['mine'])
   const fixed = stage.connect({ token: 'old' })
   await stage.socket.welcome()
   await stage.socket.answer('auth', { type: 'error', code: 'expired', message: 'the token expired at noon' })

@@ -157,10 +157,21 @@ func (h *house) heard(tab chromiumtest.Tab) {
 	h.t.Logf("%d publishes, each once", len(got))
 }
 
+func TestInChromium(t *testing.T) {
+	open := chromiumtest.Start(t)
+	for name, scene := range map[string]func(t *testing.T, open opener){
+		"refreshed": refreshed, "cut": cut, "asleep": asleep, "back and forth": backAndForth, "slow iterator": slowIterator,
+	} {
+		t.Run(name, func(t *testing.T) { scene(t, open) })
+	}
+}
+
+type opener = func(t *testing.T, url string) chromiumtest.Tab
+
 // Twenty times the page is refreshed in the middle of it all.
-func TestRefresh(t *testing.T) {
+func refreshed(t *testing.T, open opener) {
 	h := newHouse(t, map[string]string{"/page": reader})
-	tab := chromiumtest.Start(t)(t, h.line.URL+"/page")
+	tab := open(t, h.line.URL+"/page")
 	stop := h.stream()
 	defer stop()
 	for i := range 20 {
@@ -175,16 +186,12 @@ func TestRefresh(t *testing.T) {
 
 // Every connection breaks, in the middle of a frame, as often as not before
 // anything was said; what was acknowledged and what came is exact.
-func TestCuts(t *testing.T) {
+func cut(t *testing.T, open opener) {
 	h := newHouse(t, map[string]string{"/page": reader})
-	tab := chromiumtest.Start(t)(t, h.line.URL+"/page")
+	tab := open(t, h.line.URL+"/page")
 	tab.Until(`fan.state === 'connected'`)
-	var mu sync.Mutex
-	h.line.Break(func() int {
-		mu.Lock()
-		defer mu.Unlock()
-		return 200 + h.rng.IntN(20_000)
-	})
+	rng := rand.New(rand.NewPCG(h.rng.Uint64(), 2))
+	h.line.Break(func() int { return 200 + rng.IntN(20_000) })
 	h.line.Cut()
 	h.line.Mend()
 	stop := h.stream()
@@ -214,9 +221,9 @@ func TestCuts(t *testing.T) {
 
 // A page that was frozen, or without a network, has caught up within three
 // seconds of its waking.
-func TestSleep(t *testing.T) {
+func asleep(t *testing.T, open opener) {
 	h := newHouse(t, map[string]string{"/page": reader})
-	tab := chromiumtest.Start(t)(t, h.line.URL+"/page")
+	tab := open(t, h.line.URL+"/page")
 	tab.Until(`fan.state === 'connected'`)
 	h.publish("awake")
 	h.read(tab)
@@ -273,9 +280,9 @@ func TestSleep(t *testing.T) {
 
 // A page that the browser puts into its back/forward cache says goodbye, and
 // goes on when it comes back.
-func TestBackAndForth(t *testing.T) {
+func backAndForth(t *testing.T, open opener) {
 	h := newHouse(t, map[string]string{"/page": reader, "/other": `<!doctype html><title>other</title>`})
-	tab := chromiumtest.Start(t)(t, h.line.URL+"/page")
+	tab := open(t, h.line.URL+"/page")
 	tab.Until(`fan.state === 'connected'`)
 	h.publish("before")
 	h.read(tab)
@@ -297,7 +304,7 @@ func TestBackAndForth(t *testing.T) {
 
 // An iterator that is slower than the channel makes the subscription pause,
 // and gets everything in the end.
-func TestSlowIterator(t *testing.T) {
+func slowIterator(t *testing.T, open opener) {
 	h := newHouse(t, map[string]string{"/page": `<!doctype html><title>slow</title><script type="module">
 import { connect } from "/live/-/fanfare.js"
 const fan = window.fan = connect()
@@ -308,7 +315,7 @@ for await (const { position, data } of fan.subscribe("stream", { since: "0" })) 
 	if (data.last) sessionStorage.read = read
 }
 </script>`})
-	tab := chromiumtest.Start(t)(t, h.line.URL+"/page")
+	tab := open(t, h.line.URL+"/page")
 	tab.Until(`fan.state === 'connected'`)
 	const n = 6000
 	for i := range n {

@@ -12,10 +12,11 @@ export const settled = () => new Promise(resolve => real.setImmediate(() => real
 // Clock replaces the timers and Date.now.
 class Clock {
   now = 1_763_800_000_000
+  skew = 0   // of Date.now
   #due = new Map()
   #serial = 0
   constructor() {
-    Date.now = () => this.now
+    Date.now = () => this.now + this.skew
     globalThis.setTimeout = (what, after = 0) => this.#set(what, after)
     globalThis.setInterval = (what, every) => this.#set(what, every, every)
     globalThis.clearTimeout = globalThis.clearInterval = id => { this.#due.delete(id) }

@@ -114,7 +114,8 @@ func (l *Line) Mend() {
 }
 
 // Break has each direction of a new connection break after so many bytes, in
-// the middle of whatever that is. Nil: none does.
+// the middle of whatever that is. Nil: none does. budget is called by one
+// goroutine at a time.
 func (l *Line) Break(budget func() int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
