@@ -98,10 +98,13 @@ func ParsePosition(s string) (Position, error) {
 // A Message is one publication. Once it was given to [Broker.Publish] nobody
 // changes it but the broker, which fills in Position, Prev and Time; once it
 // was delivered nobody changes it at all, and all share it.
+//
+// Where a broker forgot which message was before it, Prev is a later place: in
+// any case nothing of the channel is between Prev and Position.
 type Message struct {
 	Channel  string
 	Position Position
-	Prev     uint64    // offset of the message before it in the channel, or, where the broker forgot which that was, of a later place; same epoch; 0: none
+	Prev     uint64    // offset of the message before it in the channel, same epoch; 0: none
 	Time     time.Time // when the broker took it
 	Sender   string    // who says so, 64 characters at most, none a control character; empty: nobody in particular
 	Key      string    // what it is the newest value of, UTF-8, 255 bytes at most; empty: nothing

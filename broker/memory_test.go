@@ -695,6 +695,30 @@ func TestRetainReachesTheQuiet(t *testing.T) {
 	})
 }
 
+// When Unsubscribe returns, nothing is delivered any more because of that
+// interest, whichever channel it is and whether it was published to before.
+func TestUnsubscribeIsImmediate(t *testing.T) {
+	m := broker.NewMemory(nil)
+	var got []string
+	m.Start(func(msg *broker.Message) { got = append(got, msg.Channel) })
+	defer m.Close()
+	names := []string{"a/x", "a/*", "**"}
+	for _, name := range names {
+		m.Subscribe(t.Context(), name)
+	}
+	publish(t, m, "a/x", 0)
+	publish(t, m, "a/y", 0)
+	for _, name := range names {
+		m.Unsubscribe(name)
+		publish(t, m, "a/x", 0)
+		publish(t, m, "a/y", 0)
+		publish(t, m, name[:1]+"/new", 0)
+	}
+	if want := []string{"a/x", "a/y", "a/x", "a/y", "a/new", "a/x", "a/y", "a/new"}; !slices.Equal(got, want) {
+		t.Errorf("delivered are %v, want %v", got, want)
+	}
+}
+
 func TestSubscribeTwicePanics(t *testing.T) {
 	m := start(t, nil)
 	m.Subscribe(t.Context(), "news")

@@ -1270,6 +1270,13 @@ func (k *kit) retain() {
 			}
 		}
 	}
+	newest := k.page("long", broker.Query{}).Position
+	for since, gap := range map[broker.Position]bool{{Epoch: newest.Epoch}: true, newest: true, k.page("never", broker.Query{}).Position: false} {
+		page, err := k.b.History(context.Background(), "*", broker.Query{Since: since})
+		if err == nil && page.Gap != gap {
+			k.breach("Gap: messages after Query.Since are no longer kept", "of channels that keep 5, 40 and no messages, History of \"*\" since %v says gap %v", since, page.Gap)
+		}
+	}
 	r.Retain(func(string) broker.Retention { return broker.Retention{Messages: 3} })
 	for _, channel := range []string{"short", "long"} {
 		if n := len(k.page(channel, broker.Query{}).Messages); n != 3 {
