@@ -374,6 +374,62 @@ func TestTake(t *testing.T) {
 	}
 }
 
+// An answer that goes on has the headers that it was given, and no end but the
+// connection's; what the client says besides is nobody's.
+func TestTakeStream(t *testing.T) {
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := http.Header{
+			"Content-Type": {"text/event-stream"}, "X-Two": {"a\r\nSet-Cookie: evil=1", "b"}, "date": {"long ago"},
+			"Content-Length": {"5"}, "Transfer-Encoding": {"chunked"}, "Trailer": {"X"}, "connection": {"keep-alive"}, "Keep-Alive": {"timeout=5"},
+			"Upgrade": {"h2c"}, "Content-Encoding": {"gzip"},
+		}
+		conn, err := TakeStream(w, h, []byte("first "))
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_, _ = io.WriteString(conn, "and more")
+		_ = conn.Close()
+	})
+	_, r := over(t, h, "GET /chat HTTP/1.1\r\nHost: example.com\r\n\r\nGET /again HTTP/1.1\r\n\r\n")
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := http.Header{"Content-Type": {"text/event-stream"}, "Date": {"long ago"}, "X-Two": {"a  Set-Cookie: evil=1", "b"}}
+	if resp.StatusCode != 200 || fmt.Sprint(resp.Header) != fmt.Sprint(want) || !resp.Close || resp.ContentLength != -1 || resp.TransferEncoding != nil {
+		t.Errorf("%d %v, length %d", resp.StatusCode, resp.Header, resp.ContentLength)
+	}
+	if body, _ := io.ReadAll(resp.Body); string(body) != "first and more" {
+		t.Errorf("%q", body)
+	}
+}
+
+// Where it cannot be taken, an answer is still possible.
+func TestTakeStreamRefused(t *testing.T) {
+	for _, wrap := range []func(http.ResponseWriter) http.ResponseWriter{
+		func(w http.ResponseWriter) http.ResponseWriter { return opaque{w} },
+		func(w http.ResponseWriter) http.ResponseWriter { return polite{opaque{opaque{w}}} },
+	} {
+		h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, err := TakeStream(wrap(w), nil, nil)
+			var refusal *Refusal
+			if !errors.As(err, &refusal) || refusal.Code != "no_hijack" {
+				t.Errorf("%v, want a refusal", err)
+			}
+			refusal = NoStream(wrap(w))
+			if refusal.Code != "no_stream" || !strings.Contains(refusal.Reason, "handshake.opaque") || !strings.Contains(refusal.Reason, "Unwrap()") {
+				t.Errorf("%s: %s", refusal.Code, refusal.Reason)
+			}
+			w.WriteHeader(http.StatusTeapot)
+		})
+		_, r := over(t, h, "GET /chat HTTP/1.1\r\nHost: example.com\r\n\r\n")
+		if resp, err := http.ReadResponse(r, nil); err != nil || resp.StatusCode != http.StatusTeapot {
+			t.Errorf("%v %v", resp, err)
+		}
+	}
+}
+
 // The HTTP server's own deadlines would cut a WebSocket in the middle.
 func TestTakeClearsDeadlines(t *testing.T) {
 	srv := httptest.NewUnstartedServer(echo(nil))
