@@ -45,6 +45,7 @@ var house = map[string]struct{ ours, outside string }{
 
 	"cmd/fanfare":         {". websocket internal/descriptors internal/handshake internal/loadgen internal/terminal", "github.com/goccy/go-yaml github.com/spf13/cobra github.com/spf13/pflag golang.org/x/sys golang.org/x/term"},
 	"examples/bot":        {"client", ""},
+	"examples/curl":       {"", ""}, // a test only
 	"examples/embed":      {".", ""},
 	"examples/page":       {".", ""},
 	"examples/python":     {"", ""}, // a test only

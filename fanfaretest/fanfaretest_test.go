@@ -1,6 +1,7 @@
 package fanfaretest_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -68,21 +69,36 @@ func TestServer(t *testing.T) {
 	srv.WaitForReaders("räume/a b?c", 0)
 }
 
+// Who reads over server-sent events is a reader too, and all are cut.
 func TestCutConnections(t *testing.T) {
 	srv := fanfaretest.NewServer(t)
 	alice := dial(t, srv.WebSocketURL("chat"))
-	bob := dial(t, srv.WebSocketURL("chat"))
+	req, err := http.NewRequestWithContext(t.Context(), "GET", srv.HTTPURL("chat"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept", "text/event-stream")
+	bob, err := new(http.Transport).RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bob.Body.Close()
 	srv.WaitForReaders("chat", 2)
 	srv.Publish("chat", "before")
 	hears(t, alice, "before")
-	hears(t, bob, "before")
+	lines := bufio.NewScanner(bob.Body)
+	for lines.Scan() && !strings.Contains(lines.Text(), `"data":"before"`) {
+	}
 
 	srv.CutConnections()
-	for _, conn := range []*websocket.Conn{alice, bob} {
-		var end *websocket.CloseError
-		if _, text, err := conn.Read(t.Context()); !errors.As(err, &end) || end.Code != websocket.Abnormal {
-			t.Errorf("heard %q, %v; want a connection that broke", text, err)
-		}
+	var end *websocket.CloseError
+	if _, text, err := alice.Read(t.Context()); !errors.As(err, &end) || end.Code != websocket.Abnormal {
+		t.Errorf("alice hears %q, %v; want a connection that broke", text, err)
+	}
+	for lines.Scan() {
+	}
+	if lines.Err() == nil {
+		t.Error("bob reads on to a regular end")
 	}
 	srv.WaitForReaders("chat", 0)
 	alice = dial(t, srv.WebSocketURL("chat"))
