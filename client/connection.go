@@ -137,6 +137,9 @@ func refusal(answer *http.Response, err error) *loss {
 // meet hears the server's welcome.
 func (c *Client) meet(conn *websocket.Conn) (*session, *loss) {
 	if conn.Subprotocol() != protocol.Subprotocol {
+		ctx, cancel := context.WithTimeout(c.life, farewellWait)
+		defer cancel()
+		_ = conn.Close(ctx, websocket.NormalClosure, "") // it did nothing wrong
 		return nil, &loss{err: errors.New("client: the server does not speak fanfare.v1"), final: true}
 	}
 	ctx, cancel := context.WithTimeoutCause(c.life, welcomeWait, fmt.Errorf("client: no welcome came within %v", welcomeWait))
