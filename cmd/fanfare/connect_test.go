@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -23,7 +22,7 @@ func TestAliceAndBobOnPipes(t *testing.T) {
 	server, at := hub(t, fanfare.Config{})
 	alice := start(t, "connect", at+"/chat/general", "--name", "alice")
 	bob := start(t, "connect", "http://"+at+"/chat/general")
-	connected(t, server, 2)
+	present(t, server, "chat/general", 2)
 
 	alice.write("hello")
 	alice.want("alice: hello")
@@ -38,7 +37,7 @@ func TestAliceAndBobOnPipes(t *testing.T) {
 	}
 	alice.stdin.Close()
 	alice.ends(exitFine)
-	connected(t, server, 1)
+	present(t, server, "chat/general", 1)
 	bob.stdin.Close()
 	bob.ends(exitFine)
 }
@@ -134,8 +133,8 @@ func TestHistoryNameAndHeaders(t *testing.T) {
 	p = start(t, "connect", at+"/x")
 	p.stdin.Close()
 	p.ends(exitFine)
-	if got := asked.Load().URL.RawQuery; got != "" {
-		t.Errorf("without --name and --since the query is %q", got)
+	if r := asked.Load(); r.URL.Path != "/-/connect" || r.URL.Query().Has("name") || r.URL.Query().Has("since") {
+		t.Errorf("without --name and --since it asks for %s", r.URL)
 	}
 }
 
@@ -143,7 +142,7 @@ func TestWhatWasMissedComesAfterTheConnectionIsBack(t *testing.T) {
 	server, at := hub(t, fanfare.Config{})
 	line := newCable(t, at)
 	p := start(t, "connect", line.Addr().String()+"/x")
-	connected(t, server, 1)
+	present(t, server, "x", 1)
 	publish(t, server, "x", "one")
 	p.want("one")
 	line.cut(true)
@@ -161,113 +160,23 @@ func TestWhatWasMissedComesAfterTheConnectionIsBack(t *testing.T) {
 
 // Every message is printed once and in order, wherever the cable is cut.
 func TestResumeIsExact(t *testing.T) {
-	const messages, cuts = 3000, 15
+	const messages, cuts = 2000, 5
 	server, at := hub(t, fanfare.Config{History: 2 * messages, MaxLag: 64 << 20})
 	line := newCable(t, at)
-	u, err := parseTarget(line.Addr().String() + "/x")
-	if err != nil {
-		t.Fatal(err)
-	}
-	got := make(chan string, messages)
-	ctx, stop := context.WithCancel(context.Background())
-	up := make(chan bool, 1000)
-	l := newLink(linkConfig{
-		url:   u,
-		pause: backoff{random: func(time.Duration) time.Duration { return 0 }},
-		onMessage: func(_ websocket.MessageType, data []byte) error {
-			got <- unstamped(string(data))
-			return nil
-		},
-		onState: func(s linkState) {
-			if s.connected {
-				up <- true
-			}
-		},
-	})
-	ended := make(chan error, 1)
-	go func() { ended <- l.run(ctx) }()
-	defer func() {
-		stop()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	}()
-	<-up
-
-	var all sync.WaitGroup
-	defer all.Wait()
-	all.Go(func() {
+	p := start(t, "subscribe", line.Addr().String()+"/x", "--count", fmt.Sprint(messages))
+	present(t, server, "x", 1)
+	go func() {
 		for i := range messages {
 			publish(t, server, "x", fmt.Sprintf("message %d %s", i, strings.Repeat("x", i%200)))
 			if i%(messages/cuts) == messages/cuts/2 {
 				line.cut(false)
-				<-up
 			}
 		}
-	})
+	}()
 	for i := range messages {
-		select {
-		case text := <-got:
-			if want := fmt.Sprintf("message %d %s", i, strings.Repeat("x", i%200)); text != want {
-				t.Fatalf("message %d is %.40q, want %.40q", i, text, want)
-			}
-		case <-time.After(patience):
-			t.Fatalf("message %d never came", i)
-		}
+		p.want(fmt.Sprintf("message %d %s", i, strings.Repeat("x", i%200)))
 	}
-}
-
-func TestAMessageThatComesAgainIsLeftOut(t *testing.T) {
-	var handed []string
-	hear := func(l *link, texts ...string) {
-		for _, text := range texts {
-			if l.isNew(websocket.Text, []byte(text)) {
-				handed = append(handed, text)
-			}
-		}
-	}
-	expect := func(want string) {
-		t.Helper()
-		if got := strings.Join(handed, " "); got != want {
-			t.Errorf("handed on were %s, want %s", got, want)
-		}
-		handed = nil
-	}
-	l := newLink(linkConfig{})
-	read := int64(0)
-	whole := func(position string, texts ...string) { // messages and then a position
-		hear(l, texts...)
-		read += int64(len(texts))
-		l.reached([]byte(position), read)
-		l.moveOn(read - 1) // not there yet
-		l.moveOn(read)
-	}
-	meet := func(position string) {
-		l.meet(position)
-		read = 0
-	}
-	meet("e-1")
-	whole("e-2", "a")
-	whole("e-3", "a")
-	whole("e-4", "b")
-	hear(l, "*notice", "c")
-	expect("a a b *notice c")
-	meet("e-4") // cut before c's position, and again from the one before
-	meet("e-4") // cut before it came again
-	hear(l, "*another notice", "c")
-	meet("e-4") // cut after it came again, but not its position
-	whole("e-5", "c")
-	expect("*another notice")
-	whole("e-6", "c") // said once more
-	hear(l, "d")
-	meet("f-0") // history was lost
-	hear(l, "d")
-	expect("c d d")
-	l.meet("") // another server
-	hear(l, "e", "e")
-	l.meet("")
-	hear(l, "e")
-	expect("e e e")
+	p.ends(exitFine)
 }
 
 // forgetful is a server that reads one line and drops the connection, before it
@@ -275,7 +184,7 @@ func TestAMessageThatComesAgainIsLeftOut(t *testing.T) {
 func forgetful(t *testing.T, spare func(connection int32, line string) bool) (at string, connections *atomic.Int32) {
 	connections = new(atomic.Int32)
 	upgrader := gorilla.Upgrader{} // reads only what its ReadMessage asks for
-	return web(t, func(w http.ResponseWriter, r *http.Request) {
+	return elsewhere(t, func(w http.ResponseWriter, r *http.Request) {
 		conn, err := upgrader.Upgrade(w, r, nil)
 		if err != nil {
 			return
@@ -397,7 +306,7 @@ func TestCloseCodes(t *testing.T) {
 		t.Run(c.says, func(t *testing.T) {
 			t.Parallel()
 			var connections atomic.Int32
-			at := web(t, func(w http.ResponseWriter, r *http.Request) {
+			at := elsewhere(t, func(w http.ResponseWriter, r *http.Request) {
 				conn, err := websocket.Accept(w, r, nil)
 				if err != nil {
 					return
@@ -487,7 +396,7 @@ func TestNobodyReadsWhatIsPrinted(t *testing.T) {
 		errs := &buffer{changed: make(chan struct{}, 1)}
 		code := make(chan int, 1)
 		go func() { code <- run(args, stdio{in, brokenPipe{}, errs}) }()
-		connected(t, server, 1)
+		present(t, server, "x", 1)
 		publish(t, server, "x", "hello")
 		select {
 		case got := <-code:

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -8,10 +10,14 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
 
 	"fanfare"
+	"fanfare/client"
+	"fanfare/protocol"
 	"fanfare/websocket"
-	"github.com/spf13/cobra"
 )
 
 // dialFlags are the flags of every client: where to, and as whom.
@@ -21,9 +27,21 @@ type dialFlags struct {
 	origin       string
 	insecure     bool
 	name         string
-	since        string
-	slow         string
 	maxMessage   size
+	channels     []string
+
+	// Of those that listen.
+	since    string
+	slow     string
+	history  int
+	presence bool
+
+	// Of those that only speak.
+	key, id string
+
+	// For tests.
+	times websocket.DialOptions // how long things may take
+	pause backoff
 }
 
 func (f *dialFlags) register(cmd *cobra.Command) {
@@ -35,13 +53,28 @@ func (f *dialFlags) register(cmd *cobra.Command) {
 	flags.BoolVar(&f.insecure, "insecure", false, "do not verify the server's certificate: whoever is between can read and write everything")
 	flags.StringVar(&f.name, "name", "", "the name to speak under (?name= in the URL)")
 	flags.Var(&f.maxMessage, "max-message", "the largest message sent or accepted")
+	flags.Var(&list{&f.channels, ",", checkName}, "channel", `a channel of a Fanfare server, besides the URL's if that names one; repeatable`)
 }
 
 // registerListening adds the flags of the commands that listen.
 func (f *dialFlags) registerListening(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.since, "since", "", "first replay what came after this position (?since= in the URL)")
-	cmd.Flags().StringVar(&f.slow, "slow", "", "what the server is to do if this reads too slowly: catch-up, skip, latest or close (?slow= in the URL; default: what the server says)")
+	flags := cmd.Flags()
+	flags.Lookup("channel").Usage = `a channel of a Fanfare server, or a pattern such as "sensors/*/temperature" or "chat/**", besides the URL's channel if that names one; repeatable`
+	flags.StringVar(&f.since, "since", "", "first replay what came after this position (?since= in the URL)")
+	flags.Var(&value[int]{&f.history, "int", from(1)}, "history", "first show so many of each channel's newest messages, 1000 at most")
+	flags.BoolVar(&f.presence, "presence", false, "tell who is there, who comes and who goes")
+	flags.StringVar(&f.slow, "slow", "", "what the server is to do if this reads too slowly: catch-up, skip, latest or close (?slow= in the URL; default: what the server says)")
 }
+
+// checkName checks a channel's name or a pattern.
+func checkName(name string) error {
+	if isPattern(name) {
+		return fanfare.CheckPattern(name)
+	}
+	return fanfare.CheckChannel(name)
+}
+
+func isPattern(name string) bool { return strings.Contains(name, "*") }
 
 func checkHeader(s string) error {
 	name, value, ok := strings.Cut(s, ":")
@@ -80,7 +113,8 @@ func isToken(s string) bool {
 	})
 }
 
-// target is the URL of an argument with what the flags put into it.
+// target is the URL of an argument with what the flags put into it. What it says
+// itself and no flag does is the flags' from then on.
 func (f *dialFlags) target(arg string) (*url.URL, error) {
 	for i, s := range f.subprotocols { // RFC 6455, section 4.1, item 10: each one once
 		if slices.Contains(f.subprotocols[:i], s) {
@@ -91,29 +125,51 @@ func (f *dialFlags) target(arg string) (*url.URL, error) {
 	if err != nil {
 		return nil, usage(err)
 	}
+	q := u.Query()
+	for setting, value := range map[string]*string{"name": &f.name, "slow": &f.slow, "since": &f.since, "key": &f.key} {
+		if *value == "" {
+			*value = q.Get(setting)
+		} else {
+			q.Set(setting, *value)
+			u.RawQuery = q.Encode()
+		}
+	}
 	if f.slow != "" {
 		if _, err := fanfare.ParsePolicy(f.slow); err != nil {
 			return nil, usage(fmt.Errorf("--slow: %w", err))
 		}
 	}
-	q := u.Query()
-	for setting, value := range map[string]string{"name": f.name, "slow": f.slow} {
-		if value != "" {
-			q.Set(setting, value)
-			u.RawQuery = q.Encode()
-		}
+	switch {
+	case f.history > 1000:
+		return nil, usage(fmt.Errorf("--history is %d: it may be 1000 at most", f.history))
+	case f.history > 0 && f.since != "":
+		return nil, usage(errors.New("--history and --since both say where to begin: give one of them"))
 	}
 	return u, nil
 }
 
+// ours is what can be asked of Fanfare servers only, and was; empty: nothing.
+func (f *dialFlags) ours() string {
+	switch {
+	case len(f.channels) > 0:
+		return "--channel"
+	case f.presence:
+		return "--presence"
+	case f.history > 0:
+		return "--history"
+	case f.id != "":
+		return "--id"
+	}
+	return ""
+}
+
 // options are what the flags mean to websocket.Dial.
 func (f *dialFlags) options() websocket.DialOptions {
-	o := websocket.DialOptions{
-		Header:       http.Header{},
-		Subprotocols: f.subprotocols,
-		Origin:       f.origin,
-		Limit:        int64(f.maxMessage),
-	}
+	o := f.times
+	o.Header = http.Header{}
+	o.Subprotocols = f.subprotocols
+	o.Origin = f.origin
+	o.Limit = int64(f.maxMessage)
 	for _, h := range f.headers {
 		name, value, _ := strings.Cut(h, ":")
 		o.Header.Add(name, strings.TrimSpace(value))
@@ -122,4 +178,137 @@ func (f *dialFlags) options() websocket.DialOptions {
 		o.TLSConfig = &tls.Config{InsecureSkipVerify: true}
 	}
 	return o
+}
+
+// A server is one that answered: a Fanfare server, or another.
+type server struct {
+	client *client.Client // nil: it is another
+	home   string         // the client's: the channel that the URL names
+	conn   *websocket.Conn
+	again  *url.URL // the other's, without where to begin reading the first time
+}
+
+// meet connects to the server at u, and finds out whether it is a Fanfare server.
+// If patient, it tries until there is a connection, or there never will be. It tells
+// how that goes. The error has its exit code.
+func (f *dialFlags) meet(ctx context.Context, u *url.URL, patient bool, tell func(linkState)) (*server, error) {
+	pause := f.pause
+	for {
+		tell(linkState{})
+		s, answer, err := f.tryToMeet(ctx, u)
+		if err == nil {
+			return s, nil
+		}
+		if ctx.Err() != nil {
+			return nil, &exitError{exitConnect, fmt.Errorf("no connection to %s came about: %w", visible(u), context.Cause(ctx))}
+		}
+		failure := explainDial(u, answer, err)
+		if failure.final || !patient {
+			return nil, &exitError{exitConnect, failure}
+		}
+		wait := max(pause.next(), failure.retryAfter)
+		tell(linkState{wait: wait, reason: failure.Error()})
+		sleep(ctx, wait)
+	}
+}
+
+// tryToMeet is one attempt. A Fanfare server agrees to fanfare.v1, and is asked
+// first at its place for that. What has no such place is spoken to plainly where the
+// user said. If that is a Fanfare server after all, which its answer shows, it is
+// mounted somewhere below the root.
+func (f *dialFlags) tryToMeet(ctx context.Context, u *url.URL) (*server, *http.Response, error) {
+	options := f.options()
+	if len(f.subprotocols) == 0 {
+		root := *u
+		if len(f.channels) == 0 { // otherwise a slash at the end says that this is no channel
+			root.Path = strings.TrimRight(u.Path, "/")
+		}
+		c, err := f.dialClient(ctx, &root)
+		if err == nil {
+			return &server{client: c, home: c.Channel()}, nil, nil
+		}
+		if isTimeout(err) || ctx.Err() != nil {
+			return nil, nil, err
+		}
+	}
+	conn, answer, err := websocket.Dial(ctx, u.String(), &options)
+	if err != nil {
+		return nil, answer, err
+	}
+	if len(f.subprotocols) == 0 && answer.Header.Get("Fanfare-Position") != "" {
+		_ = conn.Close(ctx, websocket.NormalClosure, "")
+		root, home, err := f.mount(ctx, u)
+		if err != nil {
+			return nil, nil, err
+		}
+		c, err := f.dialClient(ctx, root)
+		return &server{client: c, home: home}, nil, err
+	}
+	if flag := f.ours(); flag != "" {
+		_ = conn.Close(ctx, websocket.NormalClosure, "")
+		return nil, nil, &dialFailure{final: true, text: fmt.Sprintf("%s is for Fanfare servers, and %s does not speak %s here", flag, visible(u), protocol.Subprotocol)}
+	}
+	again := *u
+	if q := u.Query(); q.Has("since") {
+		q.Del("since")
+		again.RawQuery = q.Encode()
+	}
+	return &server{conn: conn, again: &again}, nil, nil
+}
+
+// mount returns where a Fanfare server is mounted, and which channel u names there:
+// so much of u as its welcome does not say.
+func (f *dialFlags) mount(ctx context.Context, u *url.URL) (root *url.URL, home string, err error) {
+	options := f.options()
+	options.Subprotocols = []string{protocol.Subprotocol}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	conn, _, err := websocket.Dial(ctx, u.String(), &options)
+	if err != nil {
+		return nil, "", err
+	}
+	defer conn.CloseNow()
+	_, text, err := conn.Read(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	_ = conn.Close(ctx, websocket.NormalClosure, "")
+	welcome, err := protocol.ParseEvent(text)
+	at := *u
+	at.Path = strings.TrimSuffix(strings.TrimSuffix(strings.TrimRight(u.Path, "/"), welcome.Channel), "/") + "/"
+	return &at, welcome.Channel, err
+}
+
+// dialClient connects to a Fanfare server. What the query says of reading is for
+// subscriptions, and not for the connection.
+func (f *dialFlags) dialClient(ctx context.Context, u *url.URL) (*client.Client, error) {
+	at := *u
+	q := at.Query()
+	q.Del("since")
+	q.Del("slow")
+	if f.id != "" && !q.Has("client") {
+		// Another run with the same id is to be known as the same sender.
+		q.Set("client", fmt.Sprintf("%x", sha256.Sum256([]byte("fanfare publish --id "+f.id)))[:32])
+	}
+	at.RawQuery = q.Encode()
+	options := client.Options{
+		WebSocket: f.options(), Name: f.name,
+		LeastPause: backoffFirst, MostPause: backoffMost, CloseTimeout: leaving,
+	}
+	// A message in JSON is longer than what it says, and a page of history is one too.
+	options.WebSocket.Limit = max(16<<20, 8*options.WebSocket.Limit)
+	return client.Dial(ctx, at.String(), &options)
+}
+
+// names are the channels and patterns that are meant at a Fanfare server:
+// --channel, and before it the URL's, if that names one or there is no other.
+func (f *dialFlags) names(u *url.URL, home string) []string {
+	_, path, _ := strings.Cut(u.Path, ":")
+	if !strings.HasSuffix(u.Scheme, "+unix") {
+		path = u.Path
+	}
+	if len(f.channels) > 0 && (path == "" || strings.HasSuffix(path, "/")) || slices.Contains(f.channels, home) {
+		return f.channels
+	}
+	return append([]string{home}, f.channels...)
 }

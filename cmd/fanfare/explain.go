@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"fanfare/client"
 	"fanfare/internal/terminal"
 	"fanfare/websocket"
 )
@@ -34,6 +35,10 @@ func (f *dialFailure) Unwrap() error { return f.cause }
 // explainDial makes of an error of websocket.Dial what to tell and what to do.
 // answer is the server's, if it gave one.
 func explainDial(u *url.URL, answer *http.Response, err error) *dialFailure {
+	var known *dialFailure
+	if errors.As(err, &known) {
+		return known
+	}
 	f := &dialFailure{cause: err}
 	var (
 		dns       *net.DNSError
@@ -163,6 +168,36 @@ func reasonIn(answer *http.Response) string {
 		line = line[:300] + "…"
 	}
 	return ": " + terminal.Printable(line)
+}
+
+// explainLoss says for people why there is no connection to a Fanfare server, or
+// no longer.
+func explainLoss(u *url.URL, err error) string {
+	var (
+		refused *client.RefusedError
+		said    *client.Error
+		closed  *websocket.CloseError
+	)
+	own, isOwn := strings.CutPrefix(err.Error(), "client: ")
+	switch {
+	case errors.As(err, &refused):
+		return terminal.Printable(fmt.Sprintf("%s answered %d %s: %s", visible(u), refused.Status, http.StatusText(refused.Status), short(refused.Err)))
+	case errors.As(err, &said):
+		return "the server closed the connection: " + terminal.Printable(said.Message)
+	case errors.As(err, &closed):
+		return explainClose(closed).Error()
+	case isOwn:
+		return own
+	}
+	return explainDial(u, nil, err).Error()
+}
+
+// explainEnd makes of why a hearing ended an error with its exit code.
+func explainEnd(u *url.URL, err error) error {
+	if refused, ok := err.(*client.Error); ok { // and not one in the chain: that may be why the client ended
+		return errors.New(terminal.Printable(refused.Message))
+	}
+	return &exitError{exitClosed, errors.New(explainLoss(u, err))}
 }
 
 // goodbye reports whether a close code is a server's normal end.

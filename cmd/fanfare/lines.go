@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"unicode/utf8"
 
+	"fanfare/client"
 	"fanfare/internal/terminal"
 	"fanfare/websocket"
 )
@@ -69,21 +70,18 @@ func (l *lineReader) next() (line []byte, length int, err error) {
 	}
 }
 
-// sendLines sends each line of in as a text message. A line that cannot be sent
-// is reported and left out; then the error at the end says how many were.
-func sendLines(ctx context.Context, l *link, in io.Reader, limit int64, std stdio) error {
+// sendLines hands over each line of in to be sent as a text message. A line that
+// cannot be sent is reported and left out. It returns how many there were, and
+// how many of them were left out.
+func sendLines(in io.Reader, limit int64, std stdio, send func(line []byte, number int) error) (all, left int, err error) {
 	lines := newLineReader(in, limit)
-	left := 0
 	for {
 		line, length, err := lines.next()
 		switch {
 		case errors.Is(err, io.EOF):
-			if left > 0 {
-				return fmt.Errorf("%d of %s were not sent", left, several(lines.number, "line"))
-			}
-			return nil
+			return lines.number, left, nil
 		case err != nil:
-			return fmt.Errorf("reading standard input: %w", err)
+			return lines.number, left, fmt.Errorf("reading standard input: %w", err)
 		case line == nil:
 			std.say("line %d was not sent: it has %d bytes, and --max-message allows %d", lines.number, length, limit)
 			left++
@@ -93,10 +91,23 @@ func sendLines(ctx context.Context, l *link, in io.Reader, limit int64, std stdi
 			left++
 			continue
 		}
-		if err := l.send(ctx, &outgoing{typ: websocket.Text, data: line, number: lines.number}); err != nil {
-			return err
+		var refused *client.Error
+		switch err := send(line, lines.number); {
+		case errors.As(err, &refused):
+			std.say("line %d was not sent: %v", lines.number, refused)
+			left++
+		case err != nil:
+			return lines.number, left, err
 		}
 	}
+}
+
+// leftOut is the error of so many lines that were not sent; nil: none.
+func leftOut(all, left int) error {
+	if left == 0 {
+		return nil
+	}
+	return fmt.Errorf("%d of %s were not sent", left, several(all, "line"))
 }
 
 // A printer writes messages to standard output, one at a time.
@@ -136,6 +147,22 @@ func (p *printer) message(typ websocket.MessageType, data []byte) error {
 		return p.line(fmt.Appendf(nil, "<binary, %d bytes>", len(data)))
 	}
 	return p.line([]byte(terminal.Printable(string(data))))
+}
+
+// said writes a message of a Fanfare server: in JSON, or as message does, after
+// its channel and a tab if that is named.
+func (p *printer) said(m *client.Message, named, asJSON bool) error {
+	if asJSON {
+		return p.line(eventLine(m))
+	}
+	text := stamped(m)
+	if m.Binary() && p.safe {
+		text = fmt.Appendf(nil, "<binary, %d bytes>", len(text))
+	}
+	if named {
+		text = append([]byte(m.Channel+"\t"), text...)
+	}
+	return p.message(websocket.Text, text)
 }
 
 // line writes a line in one call. When nobody reads any more it returns

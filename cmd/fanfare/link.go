@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"net/http"
 	"net/url"
 	"sync"
@@ -13,9 +12,9 @@ import (
 	"fanfare/websocket"
 )
 
-// A link is one plain WebSocket connection that comes back when it is lost.
-//
-// # What is sent
+// A link is one plain WebSocket connection, to a server that is not ours, which
+// comes back when it is lost. What was said meanwhile is lost: RFC 6455 knows
+// nothing of it.
 //
 // A message handed over by send or trySend waits in the queue until the server
 // has confirmed it: RFC 6455 has no acknowledgements, but a server answers a
@@ -25,16 +24,6 @@ import (
 // message may arrive twice but is not lost in silence. A message may also be
 // what breaks connections: after two that it saw break it goes out alone, and
 // five end the link.
-//
-// # What arrives
-//
-// Any server may be at the other end. A Fanfare server, asked to by a header,
-// tells how far into the channel it has taken us: in the handshake's answer,
-// and in a pong that nobody asked for right behind each message (section 5.5.3
-// permits those, others ignore them). After a loss we ask for what follows that
-// position. A message whose pong got lost comes again then, as the first one; it
-// is recognised by its bytes and left out. With other servers a link just goes on
-// with what is new.
 type link struct {
 	linkConfig
 	ended chan struct{} // static; closed when run returns
@@ -49,14 +38,6 @@ type link struct {
 	finishing bool          // nothing will be added to the queue
 	lastHeard time.Time     // when the last message came
 	roundTrip time.Duration // of the last ping
-	told      []told        // positions that read has not come to yet
-
-	// owned by run's goroutine, which also reads
-	everOnline bool
-	fanfare    bool   // the server tells positions
-	position   string // the last one told
-	last       uint64 // hash of the last message since position; 0: none
-	again      uint64 // hash of the message that has to come again after position; 0: none
 }
 
 // linkConfig is what a command wants of its link. The functions may be nil.
@@ -65,11 +46,10 @@ type link struct {
 // link runs.
 type linkConfig struct {
 	url     *url.URL
-	since   string // from the user: for the first connection only
+	first   *websocket.Conn // the first connection; nil: there is none yet
 	options websocket.DialOptions
 
 	once    bool          // a lost connection is the end
-	patient bool          // a first attempt that fails is not the end
 	linger  time.Duration // before closing, wait until nothing came for so long
 	pause   backoff       // between two attempts
 	confirm time.Duration // once finished, how long a pong may take; default 30 s
@@ -96,16 +76,8 @@ type outgoing struct {
 // linkState is what a link tells about itself.
 type linkState struct {
 	connected bool
-	fanfare   bool          // connected: to a Fanfare server
 	wait      time.Duration // not connected: the time to the next attempt; 0 during one
 	reason    string        // why there is a wait
-}
-
-// told is a position that the server told after so many messages of a
-// connection.
-type told struct {
-	position string
-	messages int64
 }
 
 const (
@@ -115,21 +87,12 @@ const (
 	aloneAfter    = 2                // tries
 	steady        = 10 * time.Second // a connection that lasted so long was good
 	lingerMost    = 5 * time.Second  // on a channel that is never quiet, unless linger itself is longer
-	positionName  = "Fanfare-Position"
 )
 
 // errStop ends a link from within onMessage, in order and without an error.
 var errStop = errors.New("enough")
 
 func newLink(cfg linkConfig) *link {
-	header := cfg.options.Header.Clone()
-	if header == nil {
-		header = http.Header{}
-	}
-	if header.Get(positionName) == "" {
-		header.Set(positionName, "pong")
-	}
-	cfg.options.Header = header
 	if cfg.confirm == 0 {
 		cfg.confirm = 30 * time.Second
 	}
@@ -254,31 +217,31 @@ func (l *link) queueChanged() {
 
 // run keeps the link until it ends: nil when it was finished, the server said
 // goodbye, onMessage had enough or ctx ended; else an error with its exit code.
-// That ctx ended before there was any connection is an error too, unless the
-// link is patient.
 func (l *link) run(ctx context.Context) error {
 	defer close(l.ended)
 	pause := l.pause
-	for {
-		l.state(linkState{})
-		conn, answer, err := l.dial(ctx)
+	for conn := l.first; ; conn = nil {
+		var err error
 		var least time.Duration // before the next attempt
-		switch {
-		case err != nil && ctx.Err() != nil:
-			if l.everOnline || l.patient {
+		if conn == nil {
+			l.state(linkState{})
+			var answer *http.Response
+			conn, answer, err = websocket.Dial(ctx, l.url.String(), &l.options)
+			if err != nil && ctx.Err() != nil {
 				return nil
 			}
-			return &exitError{exitConnect, fmt.Errorf("no connection to %s came about: %w", visible(l.url), context.Cause(ctx))}
-		case err != nil:
-			failure := explainDial(l.url, answer, err)
-			if failure.final || l.once || !l.everOnline && !l.patient {
-				return &exitError{exitConnect, failure}
+			if err != nil {
+				failure := explainDial(l.url, answer, err)
+				if failure.final || l.once {
+					return &exitError{exitConnect, failure}
+				}
+				err, least = failure, failure.retryAfter
 			}
-			err, least = failure, failure.retryAfter
-		default:
+		}
+		if conn != nil {
 			began := time.Now()
 			var lost bool
-			if lost, err = l.session(ctx, conn, answer); !lost || ctx.Err() != nil {
+			if lost, err = l.session(ctx, conn); !lost || ctx.Err() != nil {
 				return err
 			}
 			if l.once {
@@ -294,31 +257,22 @@ func (l *link) run(ctx context.Context) error {
 		wait := max(pause.next(), least)
 		l.state(linkState{wait: wait, reason: err.Error()})
 		l.queueChanged()
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if !sleep(ctx, wait) {
 			return nil
 		}
 	}
 }
 
-// dial makes one connection, from the position on if there is one.
-func (l *link) dial(ctx context.Context) (*websocket.Conn, *http.Response, error) {
-	u := *l.url
-	since := l.position
-	if !l.everOnline {
-		since = l.since
+// sleep waits, and reports whether ctx lasted so long.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
 	}
-	if since != "" {
-		q := u.Query()
-		q.Set("since", since)
-		u.RawQuery = q.Encode()
-	}
-	options := l.options
-	options.OnPong = l.reached
-	return websocket.Dial(ctx, u.String(), &options)
 }
 
 // takeBack makes what was written but not confirmed wait again. It returns an
@@ -326,7 +280,6 @@ func (l *link) dial(ctx context.Context) (*websocket.Conn, *http.Response, error
 func (l *link) takeBack() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.told = nil
 	for _, m := range l.queue[:l.written] {
 		if m.tries++; m.tries >= maxTries {
 			return fmt.Errorf("the connection broke %d times right after line %d was sent, so that line may be why", m.tries, m.number)
@@ -353,10 +306,8 @@ func (l *link) mayWrite() *outgoing {
 // session is the life of one connection. When it returns, the connection is
 // gone and all that arrived has been handed on. lost says that another
 // connection may go on where this one ended, and err why it did.
-func (l *link) session(ctx context.Context, conn *websocket.Conn, answer *http.Response) (lost bool, err error) {
-	l.everOnline = true
-	l.meet(answer.Header.Get(positionName))
-	l.state(linkState{connected: true, fanfare: l.fanfare})
+func (l *link) session(ctx context.Context, conn *websocket.Conn) (lost bool, err error) {
+	l.state(linkState{connected: true})
 
 	life, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var others sync.WaitGroup
@@ -394,15 +345,14 @@ func (l *link) read(conn *websocket.Conn) error {
 	var enough error
 	var closing sync.WaitGroup
 	defer closing.Wait()
-	for read := int64(0); ; read++ {
+	for {
 		typ, data, err := conn.Read(context.Background())
-		l.moveOn(read)
 		switch {
 		case err != nil && enough != nil:
 			return enough
 		case err != nil:
 			return err
-		case enough != nil || !l.isNew(typ, data):
+		case enough != nil:
 			continue // while closing, reading on is what lets the server's close frame in
 		}
 		l.mu.Lock()
@@ -544,53 +494,4 @@ func (l *link) isFinishing() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.finishing
-}
-
-// meet begins a connection with the position that the server told, or none.
-func (l *link) meet(position string) {
-	switch {
-	case position == "" || position != l.position:
-		l.again = 0 // it begins elsewhere: the first time, or because history was lost
-	case l.last != 0:
-		l.again = l.last
-	}
-	l.last = 0
-	l.position, l.fanfare = position, position != ""
-}
-
-// reached is told of a pong that nobody asked for, which may be ahead of read.
-// Of those between two messages the last one counts, so that a flood of them
-// fills no memory: how many messages can be ahead of read is bounded.
-func (l *link) reached(payload []byte, messages int64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if n := len(l.told); n > 0 && l.told[n-1].messages == messages {
-		l.told = l.told[:n-1]
-	}
-	l.told = append(l.told, told{string(payload), messages})
-}
-
-// moveOn takes over what reached was told, up to where read has handed on
-// messages.
-func (l *link) moveOn(read int64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for len(l.told) > 0 && l.told[0].messages <= read {
-		if l.fanfare {
-			l.position, l.last, l.again = l.told[0].position, 0, 0
-		}
-		l.told = l.told[1:]
-	}
-}
-
-var hashSeed = maphash.MakeSeed()
-
-// isNew reports whether a message has not been handed on before. Notices of the
-// server's have no position, so they may come before the one that comes again.
-func (l *link) isNew(typ websocket.MessageType, data []byte) bool {
-	if !l.fanfare {
-		return true
-	}
-	l.last = maphash.Bytes(hashSeed, data) + uint64(typ)
-	return l.last != l.again
 }

@@ -269,6 +269,22 @@ func connected(t *testing.T, server *fanfare.Server, n int) {
 	}
 }
 
+// present waits until n clients are in a channel.
+func present(t *testing.T, server *fanfare.Server, channel string, n int) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		count, _, err := server.Presence(t.Context(), channel, 0)
+		switch {
+		case err != nil:
+			t.Fatal(err)
+		case count == n:
+			return
+		case time.Now().After(deadline):
+			t.Fatalf("%d clients are in %s, want %d", count, channel, n)
+		}
+	}
+}
+
 // A cable is a TCP proxy that can be cut.
 type cable struct {
 	net.Listener
@@ -368,6 +384,18 @@ func deaf(t *testing.T) (at string, accepted chan net.Conn) {
 		}
 	})
 	return l.Addr().String(), accepted
+}
+
+// elsewhere is web for a server that has no idea of Fanfare's places.
+func elsewhere(t *testing.T, handle http.HandlerFunc) string {
+	t.Helper()
+	return web(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/-/connect" {
+			http.NotFound(w, r)
+			return
+		}
+		handle(w, r)
+	})
 }
 
 // web runs an HTTP handler for the test and returns its host:port.

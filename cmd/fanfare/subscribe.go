@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -21,7 +23,7 @@ func subscribeCommand(std stdio) *cobra.Command {
 	var count int
 	var timeout time.Duration
 	cmd := &cobra.Command{
-		Use:   "subscribe URL",
+		Use:   "subscribe [URL]",
 		Short: "Print what is said in a channel, a message a line",
 		Long: `Print every message of a channel, one a line, until interrupted, until --count
 messages have come, until --timeout has passed or until the server says
@@ -29,25 +31,46 @@ goodbye.
 ` + targetHelp + `
 
 Messages are printed byte for byte, and a line break after each; on a
-terminal, control characters are made visible. With --json each is an object
-on one line:
+terminal, control characters are made visible. Everything else, such as a
+connection that is lost and comes back, is said on standard error.
 
-  {"type":"text","data":"[17:03:12] alice: hi","time":"2026-11-22T17:03:12.345Z"}
+With a Fanfare server nothing is missed while the connection is away. With it
+--channel subscribes to more channels, and to patterns such as chat/**; then
+each line has its channel and a tab before it. A URL that names no channel, such
+as ws://localhost:8765/, or none at all, is then the server itself. --history
+and --since begin with what was said before, --presence tells on standard error
+who is there, who comes and who goes.
+
+With --json each message is an object on one line, from a Fanfare server as it
+is on every face of its URLs:
+
+  {"type":"message","channel":"chat/general","position":"1763800000000-42",
+   "predecessor":"1763800000000-41","time":"2026-11-22T16:00:00.123Z",
+   "sender":"alice","data":{"type":"chat","content":"hi"}}
+
+data is JSON if the message is, a string if it is another text, and base64 with
+"encoding":"base64" if it is binary. Of other servers' messages less is known:
+
+  {"type":"text","data":"hi","time":"2026-11-22T17:03:12.345Z"}
   {"type":"json","data":{"type":"chat","content":"hi"},"time":…}   a text that is a JSON object
   {"type":"binary","data":"AAEC","time":…}                        base64
 
-where time is when the message arrived here. A lost connection is made again,
-and a Fanfare server then sends what was missed.
+where time is when the message arrived here.
 
 The exit code is 0 when --count messages came, 1 when the --timeout or the
 server's goodbye came before the last of them. Without --count both are a
 normal end, 0. It is 4 when there was no connection before the --timeout.`,
 		Example: `  fanfare subscribe chat/general
   fanfare subscribe chat/general --json | jq .data
+  fanfare subscribe chat/general --history 20 --count 20
+  fanfare subscribe --channel 'sensors/*/temperature' --channel 'alerts/**'
   fanfare subscribe jobs/42 --count 1 --timeout 30s`,
-		Args: arguments(cobra.ExactArgs(1), "give one URL, or a channel such as chat/general"),
+		Args: arguments(cobra.MaximumNArgs(1), "give one URL, or a channel such as chat/general"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			u, err := flags.target(args[0])
+			if len(args)+len(flags.channels) == 0 {
+				return usage(errors.New("it is not said what to subscribe to: give a URL, or a channel such as chat/general"))
+			}
+			u, err := flags.target(strings.Join(args, ""))
 			switch {
 			case err != nil:
 				return err
@@ -64,7 +87,7 @@ normal end, 0. It is 4 when there was no connection before the --timeout.`,
 				ctx, cancel = context.WithTimeoutCause(ctx, timeout, timeIsUp(timeout))
 				defer cancel()
 			}
-			return subscribe(ctx, linkConfig{url: u, since: flags.since, options: flags.options()}, asJSON, count, std)
+			return subscribe(ctx, &flags, u, asJSON, count, std)
 		},
 	}
 	flags.register(cmd)
@@ -82,28 +105,40 @@ func (t timeIsUp) Error() string { return fmt.Sprintf("--timeout %v has passed",
 
 // subscribe prints messages until count have come (0: for ever), the server
 // says goodbye or ctx ends.
-func subscribe(ctx context.Context, cfg linkConfig, asJSON bool, count int, std stdio) error {
+func subscribe(ctx context.Context, f *dialFlags, u *url.URL, asJSON bool, count int, std stdio) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	out := newPrinter(std.out, cancel)
 	got := 0
-	cfg.onState = sayStates(cfg.url, std)
-	cfg.onMessage = func(typ websocket.MessageType, data []byte) error {
-		var err error
-		if asJSON {
-			err = out.line(jsonLine(typ, data, time.Now()))
-		} else {
-			err = out.message(typ, data)
-		}
-		if err != nil {
-			return err
-		}
+	counted := func() error {
 		if got++; got == count {
 			return errStop
 		}
 		return nil
 	}
-	err := newLink(cfg).run(ctx)
+	s, err := f.meet(ctx, u, false, func(linkState) {})
+	switch {
+	case err != nil:
+		return err
+	case s.client != nil:
+		err = f.listen(ctx, s, u, asJSON, out, std, counted)
+	default:
+		err = newLink(linkConfig{
+			url: s.again, first: s.conn, options: f.options(), pause: f.pause, onState: sayStates(u, std),
+			onMessage: func(typ websocket.MessageType, data []byte) error {
+				var err error
+				if asJSON {
+					err = out.line(jsonLine(typ, data, time.Now()))
+				} else {
+					err = out.message(typ, data)
+				}
+				if err != nil {
+					return err
+				}
+				return counted()
+			},
+		}).run(ctx)
+	}
 	if err != nil || count == 0 || got == count || out.unread.Load() {
 		return err
 	}
@@ -112,6 +147,29 @@ func subscribe(ctx context.Context, cfg linkConfig, asJSON bool, count int, std 
 		return fmt.Errorf("%d of %d messages came within %v", got, count, time.Duration(limit))
 	}
 	return fmt.Errorf("%d of %d messages came", got, count)
+}
+
+// listen prints what comes from a Fanfare server.
+func (f *dialFlags) listen(ctx context.Context, s *server, u *url.URL, asJSON bool, out *printer, std stdio, counted func() error) error {
+	defer s.client.Close()
+	names := f.names(u, s.home)
+	h, err := f.hear(ctx, s.client, u, names)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil
+	case err != nil:
+		return err
+	}
+	listening, end := context.WithCancel(ctx)
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		_ = follow(listening, s.client, u, sayStates(u, std))
+	}()
+	err = h.run(listening, pipeEars(names, asJSON, out, std, counted))
+	end()
+	<-told
+	return err
 }
 
 // jsonLine is a message as `subscribe --json` prints it.

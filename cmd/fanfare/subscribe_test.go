@@ -22,7 +22,7 @@ var quiet = log.New(io.Discard, "", 0)
 func TestSubscribe(t *testing.T) {
 	server, at := hub(t, fanfare.Config{})
 	p := start(t, "subscribe", at+"/x", "--count", "2")
-	connected(t, server, 1)
+	present(t, server, "x", 1)
 	publish(t, server, "x", "one")
 	publish(t, server, "x", "two")
 	publish(t, server, "x", "three")
@@ -33,43 +33,80 @@ func TestSubscribe(t *testing.T) {
 	}
 }
 
+// A message of a Fanfare server is in JSON what it is on every face.
 func TestSubscribeJSON(t *testing.T) {
 	server, at := hub(t, fanfare.Config{})
 	p := start(t, "subscribe", at+"/x", "--json", "-n", "4")
-	connected(t, server, 1)
-	began := time.Now().Add(-time.Second)
-	publish(t, server, "x", "<你好> & \"bye\"\n")
-	publish(t, server, "x", ` {"type": "chat", "n": 12345678901234567890}`)
-	if _, err := server.Publish(context.Background(), &fanfare.Message{Channel: "x", Payload: []byte{0, 1, 2}, Binary: true}); err != nil {
-		t.Fatal(err)
+	present(t, server, "x", 1)
+	var position fanfare.Position
+	say := func(m fanfare.Message) {
+		t.Helper()
+		m.Channel = "x"
+		var err error
+		if position, err = server.Publish(t.Context(), &m); err != nil {
+			t.Fatal(err)
+		}
 	}
-	publish(t, server, "x", `{"not": json}`)
-	for _, want := range []struct{ kind, data string }{
-		{"text", `"<你好> & \"bye\"\n"`},
-		{"json", `{"type":"chat","n":12345678901234567890}`},
-		{"binary", `"AAEC"`},
-		{"text", `"{\"not\": json}"`},
+	began := time.Now().Add(-time.Second)
+	say(fanfare.Message{Sender: "alice", Key: "k", Payload: []byte("<你好> & \"bye\"\n")})
+	say(fanfare.Message{Payload: []byte(` {"type": "chat", "n": 12345678901234567890}`)})
+	say(fanfare.Message{Payload: []byte{0, 1, 2}, Binary: true})
+	say(fanfare.Message{Payload: []byte(`{"not": json}`)})
+	predecessor := ""
+	for _, want := range []string{
+		`"sender":"alice","key":"k","data":"<你好> & \"bye\"\n"}`,
+		`"data": {"type": "chat", "n": 12345678901234567890}}`,
+		`"encoding":"base64","data":"AAEC"}`,
+		`"data":"{\"not\": json}"}`,
 	} {
 		line := p.line()
 		var m struct {
-			Type string          `json:"type"`
-			Data json.RawMessage `json:"data"`
-			Time time.Time       `json:"time"`
+			Type, Channel, Position, Predecessor string
+			Time                                 time.Time
 		}
 		if err := json.Unmarshal([]byte(line), &m); err != nil {
 			t.Fatalf("%q is not JSON: %v", line, err)
 		}
-		var text string
-		data := string(m.Data)
-		if json.Unmarshal(m.Data, &text) == nil && want.kind == "text" {
-			quoted, _, _ := strings.Cut(data, "[") // the stamp
-			_, rest, stamped := strings.Cut(data, "] ")
-			if stamped && quoted == `"` {
-				data = `"` + rest
-			}
+		if !strings.HasSuffix(line, want) && !strings.HasSuffix(line, strings.Replace(want, `"data": `, `"data":`, 1)) {
+			t.Errorf("%s; want at its end %s", line, want)
 		}
-		if m.Type != want.kind || data != want.data || m.Time.Before(began) || m.Time.After(time.Now()) {
-			t.Errorf("%s; want the type %s and the data %s", line, want.kind, want.data)
+		if m.Type != "message" || m.Channel != "x" || m.Predecessor != predecessor || m.Time.Before(began) || m.Time.After(time.Now()) {
+			t.Errorf("%s after %s", line, predecessor)
+		}
+		predecessor = m.Position
+	}
+	if predecessor != position.String() {
+		t.Errorf("the last position is %s, want %s", predecessor, position)
+	}
+	p.ends(exitFine)
+}
+
+// Of another server's messages less is known.
+func TestSubscribeJSONElsewhere(t *testing.T) {
+	at := web(t, func(w http.ResponseWriter, r *http.Request) {
+		conn, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			return
+		}
+		defer conn.CloseNow()
+		for _, text := range []string{"<你好> & \"bye\"\n", ` {"type": "chat", "n": 12345678901234567890}`, `{"not": json}`} {
+			_ = conn.Write(r.Context(), websocket.Text, []byte(text))
+		}
+		_ = conn.Write(r.Context(), websocket.Binary, []byte{0, 1, 2})
+		_, _, _ = conn.Read(r.Context())
+	})
+	p := start(t, "subscribe", at, "--json", "-n", "4")
+	began := time.Now()
+	for _, want := range []string{
+		`{"type":"text","data":"<你好> & \"bye\"\n","time":`,
+		`{"type":"json","data":{"type":"chat","n":12345678901234567890},"time":`,
+		`{"type":"text","data":"{\"not\": json}","time":`,
+		`{"type":"binary","data":"AAEC","time":`,
+	} {
+		line := p.line()
+		var m struct{ Time time.Time }
+		if err := json.Unmarshal([]byte(line), &m); err != nil || !strings.HasPrefix(line, want) || m.Time.Before(began.Add(-time.Second)) || m.Time.After(time.Now()) {
+			t.Errorf("%s, %v; want %s", line, err, want)
 		}
 	}
 	p.ends(exitFine)
@@ -84,13 +121,13 @@ func TestSubscribeForATime(t *testing.T) {
 	for count, want := range map[int]int{0: exitFine, 1: exitFine, 2: exitOther} {
 		ctx, end := context.WithCancelCause(t.Context())
 		p := perform(t, "subscribe", func(std stdio) int {
-			err := subscribe(ctx, linkConfig{url: u}, false, count, std)
+			err := subscribe(ctx, &dialFlags{maxMessage: 1 << 20}, u, false, count, std)
 			if err != nil {
 				std.say("%v", err)
 			}
 			return exitCode(err)
 		})
-		connected(t, server, 1)
+		present(t, server, "x", 1)
 		publish(t, server, "x", "one")
 		p.want("one")
 		end(timeIsUp(3 * time.Second)) // as --timeout does, but no sooner than all this was done
@@ -138,7 +175,7 @@ func TestInterruptions(t *testing.T) {
 			if at == silent {
 				defer (<-accepted).Close()
 			} else {
-				connected(t, server, 1)
+				present(t, server, "lobby", 1)
 				publish(t, server, "lobby", "hello")
 				if line, err := bufio.NewReader(out).ReadString('\n'); unstamped(line) != "hello\n" {
 					t.Errorf("%s printed %q, %v", command, line, err)

@@ -2,8 +2,8 @@
 // above, the line being typed stays below and is never torn, and one line
 // between them says how the connection is.
 //
-// It knows no sockets. Whoever owns the connection calls [Screen.Text],
-// [Screen.Binary], [Screen.Status] and [Screen.Waiting] from any goroutine;
+// It knows no sockets. Whoever owns the connection calls [Screen.Text]
+// or [Screen.Said], [Screen.Status] and their like from any goroutine;
 // what the person types comes out of Options.Send.
 //
 // # Strangers

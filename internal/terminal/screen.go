@@ -86,6 +86,20 @@ func New(opt Options) *Screen {
 // Text shows a text message that arrived at a time.
 func (s *Screen) Text(at time.Time, text string) { s.post(newEntry(at, text), true) }
 
+// Said shows what somebody said: channel is empty where there is only one, and
+// name if it is nobody in particular.
+func (s *Screen) Said(at time.Time, channel, name, text string) {
+	s.post(entry{kind: said, stamp: at.Format(time.TimeOnly), name: Printable(name), channel: Printable(channel), text: shown(text)}, true)
+}
+
+// Notice shows what nobody said, but has to be known.
+func (s *Screen) Notice(at time.Time, text string) {
+	s.post(entry{kind: notice, stamp: at.Format(time.TimeOnly), text: shown(text)}, true)
+}
+
+// Here says who is there; empty: that is not known.
+func (s *Screen) Here(people string) { s.post(here(people), false) }
+
 // Binary says that a binary message of n bytes arrived.
 func (s *Screen) Binary(at time.Time, n int) {
 	s.post(entry{kind: binary, stamp: at.Format(time.TimeOnly), text: fmt.Sprintf("<binary, %s bytes>", grouped(n))}, true)
@@ -107,6 +121,7 @@ func (s *Screen) Leave() { s.post(leave{}, false) }
 
 type (
 	waiting []string
+	here    string
 	leave   struct{}
 	batch   []tea.Msg
 	tick    int // the countdown's next second; the number of the status it counts for
@@ -203,6 +218,7 @@ type model struct {
 	line    input
 	waiting []string
 
+	here     string // who is there; empty: not known
 	status   Status
 	statusNo int    // counts the statuses, so that an old countdown knows it is old
 	trouble  string // why the last line could not be sent; until the next key
@@ -252,6 +268,8 @@ func (m *model) take(b batch) tea.Cmd {
 			entries = append(entries, msg)
 		case waiting:
 			m.waiting = msg
+		case here:
+			m.here = string(msg)
 		case Status:
 			m.status = msg
 			m.statusNo++
@@ -407,6 +425,9 @@ func (m *model) statusView() string {
 	switch m.status.State {
 	case Connected:
 		dot, state = green.Render("●"), "connected"
+		if m.here != "" {
+			detail = m.here + " · " + detail
+		}
 	case Waiting:
 		state = "reconnecting now"
 		if left := m.status.Next.Sub(m.now()); left > 0 {

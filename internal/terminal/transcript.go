@@ -17,6 +17,7 @@ const (
 	maxKept      = 16 << 20 // bytes kept for scrolling back
 	maxShown     = 16 << 10 // bytes of one message that are shown; the rest is counted
 	maxNameWidth = 16       // cells that align; a longer name pushes its own line only
+	maxChannel   = 24       // cells of a channel's name
 	timeWidth    = 8        // HH:MM:SS
 )
 
@@ -32,10 +33,11 @@ const (
 
 // An entry is one message as it is kept: printable already, not yet wrapped.
 type entry struct {
-	kind  kind
-	stamp string // HH:MM:SS
-	name  string // who spoke, or empty
-	text  string // may hold line breaks; each line is printable
+	kind    kind
+	stamp   string // HH:MM:SS
+	name    string // who spoke, or empty
+	channel string // where, or empty if that is plain
+	text    string // may hold line breaks; each line is printable
 
 	rows []string // as drawn, for the layout numbered gen
 	gen  int
@@ -225,6 +227,11 @@ func (t *transcript) draw(e *entry) []string {
 		w := t.method.StringWidth(e.name)
 		first += strings.Repeat(" ", max(0, t.names-w)) + paint(e.name) + strings.Repeat(" ", gap)
 		at += max(t.names, w) + gap
+	}
+	if e.channel != "" {
+		channel := fit(e.channel, maxChannel, t.method)
+		first += dim.Render(channel) + strings.Repeat(" ", gap)
+		at += t.method.StringWidth(channel) + gap
 	}
 	hang := min(at, timeWidth+gap+t.names+gap)
 	if t.names == 0 {
