@@ -64,6 +64,9 @@ func checkReadable(name string) error {
 	if err := CheckPattern(name); err != nil {
 		return errorf("bad_channel", "%v", err)
 	}
+	if n := strings.Count(strings.TrimSuffix(name, "**"), "*"); n > broker.MaxStars {
+		return errorf("bad_channel", "the pattern has %d segments *, and may have %d: read more with a last **", n, broker.MaxStars)
+	}
 	return nil
 }
 

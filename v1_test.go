@@ -207,6 +207,7 @@ func TestV1BadInput(t *testing.T) {
 		{`{"type":"subscribe","id":"x","channel":"a//b"}`, "bad_channel"},
 		{`{"type":"subscribe","id":"x","channel":"a/**/b"}`, "bad_channel"},
 		{`{"type":"subscribe","id":"x","channel":"a/**","presence":true}`, "bad_presence"},
+		{`{"type":"subscribe","id":"x","channel":"*/*/*/*/*/**"}`, "bad_channel"},
 		{`{"type":"subscribe","id":"x","channel":"b","since":"yesterday"}`, "bad_since"},
 		{`{"type":"subscribe","id":"x","channel":"b","slow":"never"}`, "bad_slow"},
 		{`{"type":"unsubscribe","id":"x","channel":"b"}`, "not_subscribed"},
