@@ -50,11 +50,12 @@ type house struct {
 	said []string // positions of what was published to "stream", in order
 }
 
-func newHouse(t *testing.T, pages map[string]string) *house {
+func newHouse(t *testing.T, cfg fanfare.Config, pages map[string]string) *house {
 	t.Helper()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	srv, err := fanfare.New(fanfare.Config{History: 1 << 20, HistoryBytes: 64 << 20, Logger: slog.New(slog.DiscardHandler)})
+	cfg.History, cfg.HistoryBytes, cfg.Logger = 1<<20, 64<<20, slog.New(slog.DiscardHandler)
+	srv, err := fanfare.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +161,7 @@ func (h *house) heard(tab chromiumtest.Tab) {
 func TestInChromium(t *testing.T) {
 	open := chromiumtest.Start(t)
 	for name, scene := range map[string]func(t *testing.T, open opener){
-		"refreshed": refreshed, "cut": cut, "asleep": asleep, "back and forth": backAndForth, "slow iterator": slowIterator,
+		"refreshed": refreshed, "cut": cut, "stalled": stalled, "asleep": asleep, "back and forth": backAndForth, "slow iterator": slowIterator,
 	} {
 		t.Run(name, func(t *testing.T) { scene(t, open) })
 	}
@@ -170,7 +171,7 @@ type opener = func(t *testing.T, url string) chromiumtest.Tab
 
 // Twenty times the page is refreshed in the middle of it all.
 func refreshed(t *testing.T, open opener) {
-	h := newHouse(t, map[string]string{"/page": reader})
+	h := newHouse(t, fanfare.Config{}, map[string]string{"/page": reader})
 	tab := open(t, h.line.URL+"/page")
 	stop := h.stream()
 	defer stop()
@@ -187,7 +188,7 @@ func refreshed(t *testing.T, open opener) {
 // Every connection breaks, in the middle of a frame, as often as not before
 // anything was said; what was acknowledged and what came is exact.
 func cut(t *testing.T, open opener) {
-	h := newHouse(t, map[string]string{"/page": reader})
+	h := newHouse(t, fanfare.Config{}, map[string]string{"/page": reader})
 	tab := open(t, h.line.URL+"/page")
 	tab.Until(`fan.state === 'connected'`)
 	rng := rand.New(rand.NewPCG(h.rng.Uint64(), 2))
@@ -219,10 +220,32 @@ func cut(t *testing.T, open opener) {
 	t.Logf("%d cuts", chromiumtest.Value[int](tab, `cuts`))
 }
 
+// A connection that stands and carries nothing is noticed by its silence.
+func stalled(t *testing.T, open opener) {
+	h := newHouse(t, fanfare.Config{Heartbeat: time.Second}, map[string]string{"/page": reader})
+	tab := open(t, h.line.URL+"/page")
+	tab.Until(`fan.state === 'connected'`)
+	h.publish("before")
+	h.read(tab)
+	h.line.Stall()
+	tab.Run(`say('void'); 0`)
+	for i := range 100 {
+		h.publish(fmt.Sprint(i))
+	}
+	began := time.Now()
+	tab.Until(`fan.state !== 'connected' && fan.error.code === 'silent'`)
+	h.read(tab)
+	h.heard(tab)
+	// One and a half heartbeats, and what it takes to look and to come back.
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
 // A page that was frozen, or without a network, has caught up within three
 // seconds of its waking.
 func asleep(t *testing.T, open opener) {
-	h := newHouse(t, map[string]string{"/page": reader})
+	h := newHouse(t, fanfare.Config{}, map[string]string{"/page": reader})
 	tab := open(t, h.line.URL+"/page")
 	tab.Until(`fan.state === 'connected'`)
 	h.publish("awake")
@@ -281,7 +304,7 @@ func asleep(t *testing.T, open opener) {
 // A page that the browser puts into its back/forward cache says goodbye, and
 // goes on when it comes back.
 func backAndForth(t *testing.T, open opener) {
-	h := newHouse(t, map[string]string{"/page": reader, "/other": `<!doctype html><title>other</title>`})
+	h := newHouse(t, fanfare.Config{}, map[string]string{"/page": reader, "/other": `<!doctype html><title>other</title>`})
 	tab := open(t, h.line.URL+"/page")
 	tab.Until(`fan.state === 'connected'`)
 	h.publish("before")
@@ -305,7 +328,7 @@ func backAndForth(t *testing.T, open opener) {
 // An iterator that is slower than the channel makes the subscription pause,
 // and gets everything in the end.
 func slowIterator(t *testing.T, open opener) {
-	h := newHouse(t, map[string]string{"/page": `<!doctype html><title>slow</title><script type="module">
+	h := newHouse(t, fanfare.Config{}, map[string]string{"/page": `<!doctype html><title>slow</title><script type="module">
 import { connect } from "/live/-/fanfare.js"
 const fan = window.fan = connect()
 let read = ''
@@ -326,7 +349,7 @@ for await (const { position, data } of fan.subscribe("stream", { since: "0" })) 
 
 // In Node, with the package ws.
 func TestNodeAgainstServer(t *testing.T) {
-	h := newHouse(t, nil)
+	h := newHouse(t, fanfare.Config{}, nil)
 	h.Handle("add", func(_ context.Context, r *fanfare.Request) (any, error) {
 		var terms []float64
 		if err := json.Unmarshal(r.Data, &terms); err != nil {

@@ -287,7 +287,7 @@ func TestPage(t *testing.T) {
 		alice.Run(`Date.now = (now => () => now() + 60_000)(Date.now); 0`)
 		bob := open(t, h.line.URL+"/chat?name=bob")
 		bob.Online()
-		alice.Until(`document.querySelector('#here span').textContent === '2 here' && document.querySelector('#hush.on')?.textContent === 'bob joined'`)
+		alice.Until(`document.querySelector('#here span').textContent === '2 here' && document.querySelector('#hush').textContent === 'bob joined'`)
 		alice.Do(chromedp.Click(chromedp.CSS("#here")))
 		alice.Until(`[...document.querySelectorAll('#members bdi')].map(b => b.textContent).join() === 'alice,bob'`)
 		bob.Run(`location.href = '/other'`)

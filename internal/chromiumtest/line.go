@@ -13,8 +13,8 @@ type Line struct {
 
 	mu     sync.Mutex
 	down   bool
-	budget func() int // bytes that each direction of a new connection carries before it breaks; nil: no end
-	conns  map[net.Conn]bool
+	budget func() int        // bytes that each direction of a new connection carries before it breaks; nil: no end
+	conns  map[net.Conn]bool // true: carried; false: stalled
 }
 
 // NewLine lays a line to the server at an address, for as long as the test
@@ -79,6 +79,9 @@ func (l *Line) carry(from, to net.Conn, budget int) {
 		if budget >= 0 {
 			budget -= n
 		}
+		if err == nil && l.stalled(from) {
+			continue
+		}
 		if _, wrote := to.Write(b[:n]); wrote != nil || err != nil {
 			break
 		}
@@ -103,6 +106,22 @@ func (l *Line) Cut() {
 	l.down = true
 	for c := range l.conns {
 		reset(c)
+	}
+}
+
+func (l *Line) stalled(c net.Conn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.conns[c]
+}
+
+// Stall has the connections of now go on to stand, and carry nothing any more,
+// as behind a router that forgot them.
+func (l *Line) Stall() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := range l.conns {
+		l.conns[c] = false
 	}
 }
 
