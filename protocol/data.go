@@ -97,15 +97,12 @@ func (f form) room(payload []byte) int {
 		return len(`""`) + base64.StdEncoding.EncodedLen(len(payload))
 	}
 	room := len(`""`) + len(payload)
-	for at := plain(payload, 0); at < len(payload); at += plain(payload[at:], 0) {
+	for at := plain(payload); at < len(payload); at += plain(payload[at:]) {
 		room += int(extra[payload[at]])
 		at++
 	}
 	return room + bytes.Count(payload, lineSeparators)*(len(`\u2028`)-len("\u2028"))
 }
-
-// lineSeparators is how U+2028 and U+2029 begin, which are escaped.
-var lineSeparators = []byte("\u2028"[:2])
 
 func (f form) append(dst, payload []byte) []byte {
 	switch f {

@@ -265,7 +265,7 @@ func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 // quoted walks past a string.
 func (s *scanner) quoted() bool {
 	for s.at++; ; {
-		s.at += plain(s.text[s.at:], 0)
+		s.at += plain(s.text[s.at:])
 		switch s.peek() {
 		case '"':
 			s.at++
@@ -380,73 +380,81 @@ func unit(digits []byte) (r rune) {
 }
 
 // plain returns how many bytes at the beginning of text stand for themselves in
-// a JSON string. With stop as highs those end at the first that is not ASCII.
-func plain(text []byte, stop uint64) int {
+// a JSON string.
+func plain(text []byte) int {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
 	at := 0
 	for ; len(text)-at >= 8; at += 8 {
-		// Eight bytes at once: in found the lowest bit that is set is in the
-		// first byte that is a control character, a quote, a backslash or to stop at.
+		// Eight bytes at once: the lowest bit set in found is in the first byte
+		// that is a control character, a quote or a backslash.
 		word := binary.LittleEndian.Uint64(text[at:])
 		quote, backslash := word^'"'*ones, word^'\\'*ones
-		found := (word-' '*ones)&^word | (quote-ones)&^quote | (backslash-ones)&^backslash | word&stop
+		found := (word-' '*ones)&^word | (quote-ones)&^quote | (backslash-ones)&^backslash
 		if found &= highs; found != 0 {
 			return at + bits.TrailingZeros64(found)/8
 		}
 	}
-	for at < len(text) && extra[text[at]] == 0 && uint64(text[at])&stop == 0 {
+	for at < len(text) && extra[text[at]] == 0 {
 		at++
 	}
 	return at
 }
 
-const (
-	ones  = 0x0101010101010101
-	highs = 0x80 * ones
-)
-
 // appendString appends a string as JSON, on one line and in UTF-8 whatever it
 // contains. U+2028 and U+2029 are escaped too: some readers take them for the
 // ends of lines.
 func appendString(dst, s []byte) []byte {
-	const digits = "0123456789abcdef"
 	dst = append(dst, '"')
 	for {
-		n := plain(s, highs)
-		dst, s = append(dst, s[:n]...), s[n:]
-		if len(s) == 0 {
+		n := plain(s)
+		dst = appendPlain(dst, s[:n])
+		if n == len(s) {
 			return append(dst, '"')
 		}
-		size := 1
-		switch c := s[0]; c {
-		case '"', '\\':
-			dst = append(dst, '\\', c)
-		case '\b':
-			dst = append(dst, '\\', 'b')
-		case '\f':
-			dst = append(dst, '\\', 'f')
-		case '\n':
-			dst = append(dst, '\\', 'n')
-		case '\r':
-			dst = append(dst, '\\', 'r')
-		case '\t':
-			dst = append(dst, '\\', 't')
-		default:
-			if c < utf8.RuneSelf {
-				dst = append(dst, '\\', 'u', '0', '0', digits[c>>4], digits[c&15])
-				break
-			}
-			var r rune
-			switch r, size = utf8.DecodeRune(s); {
-			case r == utf8.RuneError && size == 1:
-				dst = append(dst, `\ufffd`...)
-			case r == '\u2028' || r == '\u2029':
-				dst = append(dst, '\\', 'u', '2', '0', '2', digits[r&15])
-			default:
-				dst = append(dst, s[:size]...)
-			}
-		}
-		s = s[size:]
+		dst = appendEscape(dst, s[n])
+		s = s[n+1:]
 	}
+}
+
+// lineSeparators is how U+2028 and U+2029 begin.
+var lineSeparators = []byte("\u2028"[:2])
+
+// appendPlain appends what stands for itself, but for U+2028, U+2029 and what
+// is not UTF-8.
+func appendPlain(dst, s []byte) []byte {
+	if utf8.Valid(s) && !bytes.Contains(s, lineSeparators) {
+		return append(dst, s...)
+	}
+	for _, r := range string(s) {
+		switch r {
+		case '\u2028':
+			dst = append(dst, `\u2028`...)
+		case '\u2029':
+			dst = append(dst, `\u2029`...)
+		default:
+			dst = utf8.AppendRune(dst, r)
+		}
+	}
+	return dst
+}
+
+func appendEscape(dst []byte, c byte) []byte {
+	const digits = "0123456789abcdef"
+	switch c {
+	case '"', '\\':
+		return append(dst, '\\', c)
+	case '\b':
+		return append(dst, `\b`...)
+	case '\f':
+		return append(dst, `\f`...)
+	case '\n':
+		return append(dst, `\n`...)
+	case '\r':
+		return append(dst, `\r`...)
+	case '\t':
+		return append(dst, `\t`...)
+	}
+	return append(dst, '\\', 'u', '0', '0', digits[c>>4], digits[c&15])
 }
 
 // appendLine appends JSON text, which is not changed but that the ends of

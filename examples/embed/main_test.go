@@ -91,7 +91,7 @@ func TestEmbed(t *testing.T) {
 	if page := do("GET", "/live/orders", "text/html", "", 200); !strings.Contains(page, "<title>") {
 		t.Errorf("a browser gets no page at /live/orders:\n%.300s", page)
 	}
-	if history := do("GET", "/live/orders?limit=7", "application/json", "", 200); !strings.Contains(history, `"data":{"item":"cake"}`) {
+	if history := do("GET", "/live/orders?limit=7", "application/json", "", 200); !strings.Contains(history, `"data":{"item": "cake"}`) {
 		t.Errorf("history does not know of the order:\n%s", history)
 	}
 
