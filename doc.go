@@ -45,7 +45,7 @@
 //
 // # Two ways to hurt yourself
 //
-// [http.Server.Shutdown] does not know of connections that became WebSockets:
+// [http.Server.Shutdown] does not know of connections that became WebSockets or live readers:
 // call [Server.Shutdown] too, first; it also ends the server's own goroutines. And a middleware that wraps the
 // [http.ResponseWriter] must pass it through (an Unwrap method is enough), or
 // no WebSocket can be opened behind it; the error names the wrapper.
