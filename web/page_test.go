@@ -145,7 +145,7 @@ func TestPage(t *testing.T) {
 		// The line is cut. Bob misses messages, and alice writes one meanwhile.
 		h.line.Cut()
 		alice.Until(away)
-		bob.Until(away)
+		bob.Until(away + ` && document.querySelector('#here').hidden`)
 		for i := range 230 {
 			h.say("chat/general", "carol", strconv.Itoa(i))
 			before = append(before, "carol: "+strconv.Itoa(i))
