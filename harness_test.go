@@ -44,8 +44,8 @@ type stage struct {
 }
 
 // perform starts a server; the test's end shuts it down and finds every
-// connection gone.
-func perform(t testing.TB, cfg fanfare.Config) *stage {
+// connection gone. with are what to set before it begins.
+func perform(t testing.TB, cfg fanfare.Config, with ...func(*http.Server)) *stage {
 	t.Helper()
 	s := &stage{t: t}
 	if cfg.Logger == nil {
@@ -59,6 +59,9 @@ func perform(t testing.TB, cfg fanfare.Config) *stage {
 	s.http.Config.ReadHeaderTimeout = 2 * time.Second
 	s.http.Config.MaxHeaderBytes = 16 << 10
 	s.http.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	for _, set := range with {
+		set(s.http.Config)
+	}
 	s.http.Start()
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)

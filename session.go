@@ -31,7 +31,7 @@ type session struct {
 	asides  *asides  // nil: none
 
 	quiet      int32  // ticks since something was heard
-	mute       int32  // ticks since something was said
+	mute       int32  // ticks since something was said, besides pings and pongs
 	unanswered int32  // the weight of what the client said and was not answered yet
 	speaking   bool   // a goroutine is in speak
 	parted     bool   // the hook Disconnect was called
@@ -272,7 +272,7 @@ func (s *session) Next() ([]byte, transport.Then) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b, then := s.next()
-	if len(b) > 0 {
+	if len(b) > 0 && b[0]&8 == 0 { // no ping, no pong: a program in a browser does not see those
 		s.mute = 0
 	}
 	return b, then

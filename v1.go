@@ -342,7 +342,7 @@ func (v *v1) read(s *session) []byte {
 			return event(st.gap(gap))
 		case b != nil:
 			return b
-		case s.closing != nil:
+		case s.closing != nil && !s.closing.flush:
 			return nil
 		}
 	}
