@@ -1,6 +1,7 @@
 package fanfaretest
 
 import (
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -76,6 +77,7 @@ type piece struct {
 // carry takes one direction's bytes to the other side, and its end.
 func (n *network) carry(from, to *net.TCPConn) {
 	pieces := make(chan piece, 64)
+	broken := false // instead of ended; before pieces is closed
 	n.carriers.Go(func() {
 		defer close(pieces)
 		for {
@@ -83,6 +85,7 @@ func (n *network) carry(from, to *net.TCPConn) {
 			length, err := from.Read(buf)
 			pieces <- piece{buf[:length], time.Now().Add(time.Duration(n.delay.Load()))}
 			if err != nil {
+				broken = err != io.EOF
 				return
 			}
 		}
@@ -95,6 +98,10 @@ func (n *network) carry(from, to *net.TCPConn) {
 		if _, err := to.Write(p.bytes); err != nil {
 			reset(from) // ends the reading
 		}
+	}
+	if broken {
+		reset(to)
+		return
 	}
 	_ = to.CloseWrite()
 }

@@ -75,6 +75,10 @@ func AppendMessage(dst []byte, pattern string, m *broker.Message) []byte {
 	}
 	head = append(head, `,"data":`...)
 	f := formOf(m.Payload, m.Binary)
-	dst = slices.Grow(dst, len(head)+f.room(m.Payload)+len(`}`))
+	if room := len(head) + f.room(m.Payload) + len(`}`); dst == nil {
+		dst = make([]byte, 0, room)
+	} else {
+		dst = slices.Grow(dst, room)
+	}
 	return append(f.append(append(dst, head...), m.Payload), '}')
 }
