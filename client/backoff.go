@@ -13,19 +13,24 @@ type backoff struct {
 	failures    int           // in a row
 }
 
-// next returns the time to wait after one more failure. It is at least a tenth
-// of first, so that bad luck is not a busy loop.
-func (b *backoff) next() time.Duration {
+// bound is what next stays below.
+func (b *backoff) bound() time.Duration {
 	bound := b.first
 	for range b.failures {
 		if bound >= b.most/2 {
-			bound = b.most
-			break
+			return b.most
 		}
 		bound *= 2
 	}
+	return min(bound, b.most)
+}
+
+// next returns the time to wait after one more failure. It is at least a tenth
+// of first, so that bad luck is not a busy loop.
+func (b *backoff) next() time.Duration {
+	wait := max(rand.N(b.bound()), b.first/10)
 	b.failures++
-	return max(rand.N(min(bound, b.most)), b.first/10)
+	return wait
 }
 
 // reset is for what proved good.

@@ -34,7 +34,7 @@ type Options struct {
 	Patient bool
 	// LeastPause and MostPause bound the pause before connecting again: it is
 	// random, below a bound that doubles from one to the other, and begins anew
-	// after a connection that lasted for MostPause. Default 250 ms and 20 s.
+	// after a connection that lasted for longer than that. Default 250 ms and 20 s.
 	LeastPause, MostPause time.Duration
 
 	// Queue and QueueBytes bound the commands without an answer, sent or not;

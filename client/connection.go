@@ -48,7 +48,7 @@ func (c *Client) run() {
 			patient = true
 			began := time.Now()
 			lost = s.run()
-			if time.Since(began) >= c.o.MostPause {
+			if time.Since(began) >= pause.bound() {
 				pause.reset() // it was a good one
 			}
 		}
