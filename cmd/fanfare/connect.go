@@ -185,7 +185,7 @@ func (f *dialFlags) talkOnPipe(ctx context.Context, s *server, u *url.URL, linge
 	told := make(chan struct{})
 	go func() {
 		defer close(told)
-		_ = follow(listening, c, u, sayStates(u, std))
+		follow(listening, c, u, sayStates(u, std))
 	}()
 	err = h.run(listening, pipeEars(names, false, out, std, func() error {
 		heard.Store(time.Now().UnixNano())
@@ -421,7 +421,7 @@ func (f *dialFlags) talkOnScreen(seated context.Context, s *server, u *url.URL, 
 	told := make(chan struct{})
 	go func() {
 		defer close(told)
-		_ = follow(seated, c, u, func(s linkState) {
+		follow(seated, c, u, func(s linkState) {
 			status(s)
 			queue()
 		})

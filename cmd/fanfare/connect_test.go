@@ -160,7 +160,7 @@ func TestWhatWasMissedComesAfterTheConnectionIsBack(t *testing.T) {
 
 // Every message is printed once and in order, wherever the cable is cut.
 func TestResumeIsExact(t *testing.T) {
-	const messages, cuts = 2000, 5
+	const messages, cuts = 2000, 3
 	server, at := hub(t, fanfare.Config{History: 2 * messages, MaxLag: 64 << 20})
 	line := newCable(t, at)
 	p := start(t, "subscribe", line.Addr().String()+"/x", "--count", fmt.Sprint(messages))

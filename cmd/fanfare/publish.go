@@ -17,13 +17,9 @@ import (
 	"fanfare/websocket"
 )
 
-// patienceToPublish is how long `publish` goes on without a connection, or
-// without an answer.
-const patienceToPublish = 30 * time.Second
-
 func publishCommand(std stdio) *cobra.Command {
 	var flags dialFlags
-	var p publication
+	p := publication{away: 30 * time.Second}
 	cmd := &cobra.Command{
 		Use:   "publish URL [MESSAGE | -]",
 		Short: "Say one message, or each line of standard input, into a channel",
@@ -91,6 +87,8 @@ type publication struct {
 	verbose bool
 	whole   bool   // it is one message; otherwise each line of standard input is one
 	text    string // of the one
+
+	away time.Duration // how long it goes on without a connection
 }
 
 // read finds out what is to be published.
@@ -156,7 +154,7 @@ func (p *publication) publish(ctx context.Context, f *dialFlags, s *server, u *u
 			std.say("published to %s at %s", s.channel, position)
 		}
 	})
-	over := make(chan error, 2)
+	over := make(chan error, 1)
 	go func() {
 		all, left, err := p.each(f, std, func(data []byte, number int) error { return sp.say(ctx, string(data), number) })
 		sp.finish()
@@ -169,17 +167,20 @@ func (p *publication) publish(ctx context.Context, f *dialFlags, s *server, u *u
 	told := make(chan struct{})
 	go func() {
 		defer close(told)
-		if err := p.follow(ctx, c, giveUp, u, std); err != nil {
-			over <- err
-		}
+		p.follow(ctx, c, giveUp, u, std)
 	}()
 	var err error
 	select {
 	case err = <-over:
-	case <-ctx.Done():
-		if err = context.Cause(ctx); errors.Is(err, errInterrupted) {
-			err = errors.New("interrupted")
-		}
+	case <-told:
+	}
+	switch state := c.State(); {
+	case state.Phase == client.Closed:
+		err = explainEnd(u, state.Err)
+	case errors.Is(context.Cause(ctx), errInterrupted):
+		err = errors.New("interrupted")
+	case ctx.Err() != nil:
+		err = context.Cause(ctx)
 	}
 	_ = c.Close() // what it did not get done the speaker knows
 	sp.finish()
@@ -204,29 +205,25 @@ type published struct {
 	Position string `json:"position"`
 }
 
-// follow tells how the client is, and gives up when it is without a connection
-// for too long. The error is why the client ended.
-func (p *publication) follow(ctx context.Context, c *client.Client, giveUp context.CancelCauseFunc, u *url.URL, std stdio) error {
-	tooLong := time.AfterFunc(patienceToPublish, func() {
-		giveUp(&exitError{exitClosed, fmt.Errorf("there was no connection for %v", patienceToPublish)})
+// follow tells how the client is until it or ctx has ended, and gives up when it
+// is without a connection for too long.
+func (p *publication) follow(ctx context.Context, c *client.Client, giveUp context.CancelCauseFunc, u *url.URL, std stdio) {
+	tooLong := time.AfterFunc(p.away, func() {
+		giveUp(&exitError{exitClosed, fmt.Errorf("there was no connection for %v", p.away)})
 	})
 	defer tooLong.Stop()
 	away := true
 	tell := sayStates(u, std)
-	err := follow(ctx, c, u, func(s linkState) {
+	follow(ctx, c, u, func(s linkState) {
 		switch {
 		case s.connected:
 			tooLong.Stop()
 		case !away:
-			tooLong.Reset(patienceToPublish)
+			tooLong.Reset(p.away)
 		}
 		away = !s.connected
 		tell(s)
 	})
-	if err == nil || errors.Is(err, client.ErrClosed) {
-		return nil
-	}
-	return explainEnd(u, err)
 }
 
 // send sends to a server that is no Fanfare server.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"fanfare"
+	"fanfare/websocket"
 )
 
 // openTerminal returns both ends of a pseudo-terminal of 70 by 12 cells: what a
@@ -49,14 +51,12 @@ func openTerminal(t *testing.T) (person, program *os.File) {
 	return person, program
 }
 
-// The whole program on a real terminal: alice types and reads, her connection
-// is cut and comes back, and she leaves.
-func TestConnectOnATerminal(t *testing.T) {
-	server, at := hub(t, fanfare.Config{})
-	next := listener(t, server, "chat")
-	line := newCable(t, at)
+// seated runs the whole program on a real terminal, and returns what it shows there, how to
+// type, and how to wait for its end, which returns all that was shown.
+func seated(t *testing.T, args ...string) (screen *program, types func(keys string), left func() string) {
+	t.Helper()
 	person, side := openTerminal(t)
-	cmd := exec.Command("fanfare", "connect", line.Addr().String()+"/chat", "--name", "alice") // testscript put it into PATH
+	cmd := exec.Command("fanfare", args...) // testscript put it into PATH
 	cmd.Env = append(os.Environ(), "TERM=xterm-256color", "GORACE=atexit_sleep_ms=0")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = side, side, side
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
@@ -65,60 +65,112 @@ func TestConnectOnATerminal(t *testing.T) {
 	}
 	side.Close()
 	t.Cleanup(func() { _ = cmd.Process.Kill() })
-
-	screen := &buffer{changed: make(chan struct{}, 1)}
+	errs := &buffer{changed: make(chan struct{}, 1)}
 	shown := make(chan struct{})
 	go func() {
 		defer close(shown)
 		b := make([]byte, 4096)
 		for {
 			n, err := person.Read(b)
-			screen.Write(b[:n])
+			errs.Write(b[:n])
 			if err != nil {
 				return // the program has closed its end
 			}
 		}
 	}()
-	p := &program{t: t, errs: screen}
-	p.says("connected")
-	types := func(keys string) {
+	types = func(keys string) {
 		t.Helper()
 		if _, err := person.WriteString(keys); err != nil {
 			t.Fatal(err)
 		}
 	}
+	left = func() string {
+		t.Helper()
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("%q: %v; the screen got %q", args, err, errs)
+		}
+		<-shown
+		return errs.String()
+	}
+	return &program{t: t, errs: errs}, types, left
+}
+
+// Alice comes before the server does, types and reads, her connection is cut and
+// comes back, and she leaves.
+func TestConnectOnATerminal(t *testing.T) {
+	server, at := hub(t, fanfare.Config{})
+	next := listener(t, server, "chat")
+	line := newCable(t, at)
+	line.cut(true)
+	p, types, left := seated(t, "connect", line.Addr().String()+"/chat", "--name", "alice", "--presence", "--channel", "news")
+	p.says("reconnecting")
+	types("written early\r")
+	p.says("⋯")
+	line.cut(false)
+	p.says("connected")
+	if got := next(); got != "written early" {
+		t.Errorf("the server heard %q", got)
+	}
+	p.says("chat 1 · news 1")
 	types("hello 你好\r")
 	if got := next(); got != "hello 你好" {
 		t.Errorf("the server heard %q", got)
 	}
 	p.says("alice")
-	publish(t, server, "chat", "an \x1b]0;evil\a title")
+	publish(t, server, "news", "an \x1b]0;evil\a title")
 	p.says("␛]0;evil␇")
 	line.cut(true)
 	p.says("reconnecting")
 	types("written meanwhile\r")
 	p.says("⋯")
 	line.cut(false)
-	if got := next(); got != "an \x1b]0;evil\a title" {
-		t.Errorf("the server heard %q", got)
-	}
 	if got := next(); got != "written meanwhile" {
 		t.Errorf("the server heard %q", got)
 	}
 	publish(t, server, "chat", "last words")
 	p.says("last words")
 	types("exit\r")
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("connect: %v; the screen got %q", err, screen)
-	}
-	<-shown
-	all := screen.String()
+	all := left()
 	if strings.Contains(all, "\x1b]0;evil") {
 		t.Error("an escape sequence of a stranger reached the terminal")
 	}
-	left := all[strings.LastIndex(all, "\x1b[?1049l"):]
-	if !strings.Contains(left, "written meanwhile") {
-		t.Errorf("after leaving, the terminal has %q", left)
+	if rest := all[strings.LastIndex(all, "\x1b[?1049l"):]; !strings.Contains(rest, "written meanwhile") {
+		t.Errorf("after leaving, the terminal has %q", rest)
 	}
 	connected(t, server, 0)
+}
+
+// At another server one's own lines are shown, because it may not send them back.
+func TestConnectElsewhereOnATerminal(t *testing.T) {
+	heard := make(chan string, 10)
+	line := newCable(t, elsewhere(t, func(w http.ResponseWriter, r *http.Request) {
+		conn, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			return
+		}
+		defer conn.CloseNow()
+		_ = conn.Write(r.Context(), websocket.Text, []byte("welcome"))
+		for m, err := range conn.Messages(r.Context()) {
+			if err == nil {
+				heard <- string(m.Data)
+			}
+		}
+	}))
+	p, types, left := seated(t, "connect", line.Addr().String())
+	p.says("welcome")
+	types("hello\r")
+	if got := <-heard; got != "hello" {
+		t.Errorf("the server heard %q", got)
+	}
+	p.says("›")
+	line.cut(true)
+	p.says("reconnecting")
+	types("meanwhile\r")
+	p.says("⋯")
+	line.cut(false)
+	if got := <-heard; got != "meanwhile" {
+		t.Errorf("the server heard %q", got)
+	}
+	types("\x04")
+	left()
 }

@@ -164,7 +164,7 @@ func (f *dialFlags) listen(ctx context.Context, s *server, u *url.URL, asJSON bo
 	told := make(chan struct{})
 	go func() {
 		defer close(told)
-		_ = follow(listening, s.client, u, sayStates(u, std))
+		follow(listening, s.client, u, sayStates(u, std))
 	}()
 	err = h.run(listening, pipeEars(names, asJSON, out, std, counted))
 	end()

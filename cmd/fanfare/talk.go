@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"fanfare/broker"
 	"fanfare/client"
 	"fanfare/protocol"
 )
@@ -42,7 +44,11 @@ func (f *dialFlags) hear(ctx context.Context, c *client.Client, u *url.URL, name
 		}
 		h.subs = append(h.subs, sub)
 	}
-	slices.SortStableFunc(h.past, func(a, b *client.Message) int { return a.Time.Compare(b.Time) })
+	slices.SortStableFunc(h.past, func(a, b *client.Message) int { // a server has one count for all channels
+		x, _ := broker.ParsePosition(a.Position)
+		y, _ := broker.ParsePosition(b.Position)
+		return cmp.Compare(x.Offset, y.Offset)
+	})
 	return h, nil
 }
 
@@ -108,21 +114,18 @@ func (h *hearing) run(ctx context.Context, to ears) error {
 	return nil
 }
 
-// follow tells how a client is until it has ended or ctx has, and then why it did.
-func follow(ctx context.Context, c *client.Client, u *url.URL, tell func(linkState)) error {
+// follow tells how a client is until it or ctx has ended.
+func follow(ctx context.Context, c *client.Client, u *url.URL, tell func(linkState)) {
 	for s := range c.States(ctx) {
 		switch s.Phase {
-		case client.Closed:
-			return s.Err
+		case client.Connecting:
+			tell(linkState{})
 		case client.Connected:
 			tell(linkState{connected: true})
 		case client.Waiting:
 			tell(linkState{wait: s.Wait, reason: explainLoss(u, s.Err)})
-		default:
-			tell(linkState{})
 		}
 	}
-	return nil
 }
 
 // A speaker publishes texts one after the other, and tells what becomes of each.
@@ -325,12 +328,12 @@ func eventLine(m *client.Message) []byte {
 
 // missing says what a gap means.
 func missing(gap *client.GapError) string {
-	how := "messages of " + gap.Channel + " are missing here"
+	how := "messages of " + gap.Channel + " may be missing here"
 	switch {
 	case gap.Missed == 1:
 		how = "1 message of " + gap.Channel + " is missing here"
 	case gap.Missed > 1:
-		how = fmt.Sprintf("%d %s", gap.Missed, how)
+		how = fmt.Sprintf("%d messages of %s are missing here", gap.Missed, gap.Channel)
 	}
 	why := map[string]string{
 		protocol.Expired:    "history does not reach back so far",

@@ -120,6 +120,33 @@ func TestWhatArrivesStandsInColumns(t *testing.T) {
 	d.want(6, "17:03:18    bob  * waves")
 }
 
+// What is known to be somebody's, and where it was said, stands in columns too;
+// what it holds does not drive the terminal.
+func TestWhoSaidItWhere(t *testing.T) {
+	d := newDesk(t, 60, 8)
+	s := New(Options{})
+	s.Said(noon, "", "bob", "[09:08:07] eve: not her")
+	s.Said(noon, "chat/general", "alice\x1b[2J", "hello")
+	s.Said(noon, "a/channel/with/a/very/long/name", "", "somebody\nsays")
+	s.Notice(noon, "carol joined")
+	s.Here("2 here: alice, bob")
+	s.Status(Status{State: Connected})
+	d.Update(s.next())
+	got := strings.Join(d.rows()[:7], "\n")
+	want := strings.Join([]string{
+		"",
+		"12:00:00        bob  [09:08:07] eve: not her",
+		"12:00:00  alice␛[2J  chat/general  hello",
+		"12:00:00             a/channel/with/a/very/l…  somebody",
+		"                     says",
+		"12:00:00          ·  carol joined",
+		"● connected   2 here: alice, bob · ws://localhost:87…  alice",
+	}, "\n")
+	if got != want {
+		t.Errorf("the screen is\n%s\nwant\n%s", got, want)
+	}
+}
+
 func TestWhatArrivesDoesNotTearTheLine(t *testing.T) {
 	d := newDesk(t, 40, 5)
 	d.typed("half a sen")
