@@ -201,7 +201,6 @@ func TestFarewells(t *testing.T) {
 }
 
 func TestSilence(t *testing.T) {
-	t.Parallel()
 	st := newStage(t)
 	st.welcomes(`{"type":"welcome","session":"s1","heartbeat":1000}`)
 	c, a := st.dial(Options{})
@@ -226,7 +225,6 @@ func TestSilence(t *testing.T) {
 
 // A machine that was suspended knows it by the two clocks.
 func TestSuspended(t *testing.T) {
-	t.Parallel()
 	st := newStage(t)
 	c, a := st.dial(Options{})
 	c.asleep.Add(int64(time.Hour))

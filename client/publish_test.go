@@ -157,7 +157,6 @@ func TestShuttingDown(t *testing.T) {
 
 // A server that says it is shutting down and then stays is left.
 func TestShuttingDownForEver(t *testing.T) {
-	t.Parallel()
 	st := newStage(t)
 	c, a := st.dial(Options{})
 	sent, err := c.Send("chat", 1, nil)

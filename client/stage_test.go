@@ -54,7 +54,10 @@ type actor struct {
 
 type tcpKey struct{}
 
+// newStage returns a stage for a test, which runs beside others from then on:
+// most of its time it waits.
 func newStage(t *testing.T) *stage {
+	t.Parallel()
 	st := &stage{
 		t: t, ctx: testContext(t), came: make(chan *actor, 100),
 		welcome: `{"type":"welcome","protocol":"fanfare.v1","session":"s1","heartbeat":25000,"limits":{"message":1048576,"subscriptions":1000}}`,

@@ -141,7 +141,6 @@ func TestResume(t *testing.T) {
 }
 
 func TestASubscriptionMayEndAtAReconnection(t *testing.T) {
-	t.Parallel()
 	st := newStage(t)
 	c, a := st.dial(Options{})
 	sub := st.subscribe(c, a, "chat", "7-1", nil)
