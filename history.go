@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"time"
 
 	"fanfare/broker"
 	"fanfare/protocol"
@@ -25,6 +26,16 @@ type historyPage struct {
 	more     bool              // newer messages were left out
 }
 
+// recallTimeout is how long the broker may take to answer with history.
+const recallTimeout = 30 * time.Second
+
+// recall asks the broker for history.
+func (s *Server) recall(ctx context.Context, channel string, q broker.Query) (broker.Page, error) {
+	ctx, cancel := context.WithTimeout(ctx, recallTimeout)
+	defer cancel()
+	return s.broker.History(ctx, channel, q)
+}
+
 // history returns a page: the newest messages, or, after since if that is not
 // nil, the oldest; limit at most, of 1 to maxLimit.
 func (s *Server) history(ctx context.Context, channel string, since *Position, limit int) (historyPage, error) {
@@ -32,7 +43,7 @@ func (s *Server) history(ctx context.Context, channel string, since *Position, l
 	if since != nil {
 		q.Since = *since
 	}
-	page, err := s.broker.History(ctx, channel, q)
+	page, err := s.recall(ctx, channel, q)
 	if err != nil {
 		return historyPage{}, err
 	}

@@ -37,6 +37,7 @@ type session struct {
 	parted     bool   // the hook Disconnect was called
 	why        ending // of the end, once gone
 	ping       bool   // a ping is due
+	beat       bool   // a heartbeat of the conversation's is due
 	paused     bool   // nothing is read for now
 	closeSent  bool
 	closeSeen  bool // the client closed, or broke the protocol: nothing is expected of it any more
@@ -267,7 +268,7 @@ func (s *session) flush(sub *subscription) {
 }
 
 // Next implements [transport.Session]. What is to be written is, in this order:
-// pong, ping, notices, messages, close.
+// pong, ping, heartbeat, notices, messages, close.
 func (s *session) Next() ([]byte, transport.Then) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -282,7 +283,7 @@ func (s *session) next() ([]byte, transport.Then) {
 	if s.closeSent {
 		return nil, s.afterClose()
 	}
-	if s.asides != nil || s.ping {
+	if s.asides != nil || s.ping || s.beat {
 		if b := s.control(); b != nil {
 			return b, transport.More
 		}
@@ -319,6 +320,10 @@ func (s *session) control() []byte {
 	if s.ping {
 		s.ping = false
 		return frame.Append(nil, frame.Ping, s.talk.ping(s))
+	}
+	if s.beat {
+		s.beat = false
+		return s.talk.heartbeat()
 	}
 	if a := s.asides; a != nil && len(a.notices) > 0 {
 		b := a.notices
@@ -401,10 +406,9 @@ func (s *session) Tick() {
 			s.conn.Wake()
 		}
 	}
-	if s.mute++; s.mute >= int32(t.heartbeat) && s.closing == nil && (s.asides == nil || s.asides.notices == nil) {
-		if b := s.talk.heartbeat(); b != nil {
-			s.notice(b)
-		}
+	if s.mute++; s.mute >= int32(t.heartbeat) && s.closing == nil && !s.beat && s.talk.heartbeat() != nil {
+		s.beat = true
+		s.conn.Wake()
 	}
 	if s.incoming != nil && s.closing == nil && !s.paused {
 		if s.incoming.age++; s.incoming.age > t.message {

@@ -42,7 +42,7 @@ func (s *Server) find(ctx context.Context, name string, since *Position, slow sl
 	slow = slow.or(settings.slowness())
 	cursor := c.feed.Live(c.form(w), slow.policy.feeds(), int64(slow.maxLag))
 	if since != nil && !cursor.Resume(*since) {
-		page, err := s.broker.History(ctx, name, broker.Query{Since: *since})
+		page, err := s.recall(ctx, name, broker.Query{Since: *since})
 		if err != nil {
 			s.release(c)
 			return place{}, err

@@ -19,9 +19,13 @@ import (
 type v1 struct {
 	stays []*stay // by channel, and of one channel that of messages first; not changed once the session is gone
 	due   []*stay // that may have something to say, in turns
-	// life ends when the session is gone: for requests; nil without any.
-	life context.Context
-	die  context.CancelFunc
+	life  *life   // for requests; nil as long as there was none
+}
+
+// A life is a context that ends when the session is gone.
+type life struct {
+	context.Context
+	end context.CancelFunc
 }
 
 // A stay is one subscription of a session that speaks v1. It is what one
@@ -96,8 +100,7 @@ func (v *v1) do(s *session, cmd protocol.Command, refused *protocol.Error, weigh
 		v.request(s, &cmd, weight)
 		return
 	}
-	ctx, cancel := context.WithTimeout(s.server.life, commandTimeout)
-	defer cancel()
+	ctx := s.server.life
 	ok := &protocol.Event{Type: protocol.OKEvent, ID: cmd.ID}
 	var err error
 	switch cmd.Type {
@@ -123,9 +126,6 @@ func (v *v1) do(s *session, cmd protocol.Command, refused *protocol.Error, weigh
 	}
 	v.answer(s, &cmd, weight, ok, err)
 }
-
-// commandTimeout is how long the broker may take for a command.
-const commandTimeout = 30 * time.Second
 
 // reply ends a command with what the client is told.
 func (v *v1) reply(s *session, weight int32, frames []byte) {
@@ -396,8 +396,8 @@ func (s *session) begin(at place) {
 
 func (v *v1) end() {
 	v.due = nil
-	if v.die != nil {
-		v.die()
+	if v.life != nil {
+		v.life.end()
 	}
 }
 
@@ -426,9 +426,10 @@ func (v *v1) request(s *session, cmd *protocol.Command, weight int32) {
 	s.mu.Lock()
 	s.unanswered += requestWeight
 	if v.life == nil {
-		v.life, v.die = context.WithCancel(s.server.life)
+		v.life = new(life)
+		v.life.Context, v.life.end = context.WithCancel(s.server.life)
 		if s.gone {
-			v.die()
+			v.life.end()
 		}
 	}
 	ctx := v.life
