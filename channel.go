@@ -83,7 +83,7 @@ type channel struct {
 	err    error         // of open; static once opened is closed
 	feed   *feed.Feed    // static once opened is closed, if err is nil
 
-	refs int // subscriptions, and those about to be; guarded by Server.mu
+	refs atomic.Int32 // subscriptions, and those about to be; changed under Server.mu
 
 	// One for each loop that a subscriber belongs to. It is replaced under mu,
 	// and read without.

@@ -62,6 +62,10 @@ func (c *channel) moved(s subscriber, by int64) {
 func (c *channel) members(ctx context.Context, limit int) ([]protocol.Member, int) {
 	var all []protocol.Member
 	if limit > 0 {
+		if crowd := c.crowd.Load(); crowd != nil {
+			crowd.lists(1)
+			defer crowd.lists(-1)
+		}
 		audiences := *c.audiences.Load()
 		lists := make(chan []protocol.Member, len(audiences))
 		for _, a := range audiences {
@@ -127,11 +131,13 @@ type crowd struct {
 	of      *channel
 	channel *channel // for those who want to know; nobody finds it by a name
 
-	mu    sync.Mutex                 // guards the following; feeds' and loops' locks may be taken under it
-	came  map[uint64]protocol.Member // since it was told last
-	went  map[uint64]protocol.Member // as well
-	timer *time.Timer                // runs tell; nil: not about to
-	seq   uint64                     // how often it was told
+	mu     sync.Mutex                 // guards the following; feeds' and loops' locks may be taken under it
+	came   map[uint64]protocol.Member // since it was told last
+	went   map[uint64]protocol.Member // as well
+	asking int                        // how many are finding out who is here
+	asked  bool                       // somebody did since it was told last
+	timer  *time.Timer                // runs tell; nil: not about to
+	seq    uint64                     // how often it was told
 }
 
 // crowdWire: what is in such a feed is events already.
@@ -155,24 +161,43 @@ func (c *channel) watch() place {
 		close(w.channel.opened)
 		c.crowd.Store(w)
 	}
-	w.channel.refs++
+	if w.channel.refs.Add(1) == 1 {
+		w.forget()
+	}
 	return place{w.channel, *w.channel.feed.Live(&crowdWire.form, feed.Skip, crowdLag)}
 }
 
-// watched reports whether anybody wants to know.
-func (w *crowd) watched() bool {
-	return slices.ContainsFunc(*w.channel.audiences.Load(), func(a *audience) bool { return a.size.Load() > 0 })
+// watched reports whether anybody wants to know, or is about to.
+func (w *crowd) watched() bool { return w.channel.refs.Load() > 0 }
+
+// forget drops what was about to be told when nobody wanted to know any more:
+// since then nothing was noted.
+func (w *crowd) forget() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	clear(w.came)
+	clear(w.went)
+}
+
+// lists notes that somebody begins to find out who is here, or has found out.
+func (w *crowd) lists(by int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.asking += by
+	w.asked = true
 }
 
 // note takes down that a member came or went.
 func (w *crowd) note(m member, since uint32, came bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if _, here := w.came[m.id]; here && !came {
-		delete(w.came, m.id) // came and went: nobody needs to know
-	} else if came {
+	switch _, untold := w.came[m.id]; {
+	case came:
 		w.came[m.id] = w.of.server.told(m, since)
-	} else {
+	case untold && !w.asked:
+		delete(w.came, m.id) // came and went: nobody needs to know
+	default: // also who is not told of, but may be on a list
+		delete(w.came, m.id)
 		w.went[m.id] = w.of.server.told(m, since)
 	}
 	switch {
@@ -195,6 +220,7 @@ func (w *crowd) tellLater() {
 func (w *crowd) tell() {
 	w.say(protocol.LeaveEvent, w.went)
 	w.say(protocol.JoinEvent, w.came)
+	w.asked = w.asking > 0
 }
 
 func (w *crowd) say(what string, who map[uint64]protocol.Member) {

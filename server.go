@@ -210,7 +210,7 @@ func (s *Server) channel(ctx context.Context, name string) (*channel, error) {
 	}
 	c := s.channels[name]
 	if c != nil {
-		c.refs++
+		c.refs.Add(1)
 		s.mu.Unlock()
 		if !c.isOpen() {
 			select {
@@ -224,7 +224,7 @@ func (s *Server) channel(ctx context.Context, name string) (*channel, error) {
 	}
 	name = strings.Clone(name) // it may be a piece of a request line
 	c = s.newChannel(name)
-	c.refs = 1
+	c.refs.Store(1)
 	s.channels[name] = c
 	if broker.IsPattern(name) {
 		s.wild.add(c)
@@ -254,8 +254,7 @@ func (s *Server) channel(ctx context.Context, name string) (*channel, error) {
 func (s *Server) release(c *channel) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c.refs--
-	if c.refs > 0 {
+	if c.refs.Add(-1) > 0 {
 		return
 	}
 	// Under mu, so that nobody subscribes anew before.
