@@ -114,6 +114,18 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("it came back after %v, and Retry-After said 1 s", waited)
 		}
 	})
+	t.Run("for longer than there is time", func(t *testing.T) {
+		st := newStage(t)
+		st.refuses(refuseWith(503, http.Header{"Retry-After": {"10000000000"}}, nil))
+		c, err := Dial(st.ctx, st.url, quick(Options{Patient: true}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if s := st.reaches(c, Waiting); s.Wait < mostRetry || s.Wait > mostRetry+time.Minute {
+			t.Errorf("it waits %v, expected about %v", s.Wait, mostRetry)
+		}
+	})
 	t.Run("impatient", func(t *testing.T) {
 		st := newStage(t)
 		st.refuses(refuseWith(503, nil, nil))
@@ -409,4 +421,25 @@ func TestPauses(t *testing.T) {
 	if first > time.Millisecond {
 		t.Errorf("after a good connection the first pause was %v", first)
 	}
+}
+
+// Times that are too large to count in nanoseconds are as good as very long ones.
+func TestTimesThatOverflow(t *testing.T) {
+	const most = "9223372036854775807"
+	st := newStage(t)
+	st.welcomes(`{"type":"welcome","protocol":"fanfare.v1","session":"s1","heartbeat":` + most + `}`)
+	c, a := st.dial(Options{})
+	if silence := c.silence(); silence != mostHeartbeat*3/2 {
+		t.Errorf("it bears %v of silence", silence)
+	}
+	a.says(`{"type":"bye","code":"shutting_down","message":"…","retry":%s}`, most)
+	if s := st.reaches(c, Waiting); s.Wait < mostRetry || s.Wait > 2*mostRetry {
+		t.Errorf("it waits %v, expected %v to %v", s.Wait, mostRetry, 2*mostRetry)
+	}
+}
+
+func (c *Client) silence() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.session.silence
 }

@@ -25,6 +25,7 @@ const (
 	leavingWait   = 5 * time.Second  // for the farewell of a server that said it is shutting down
 	mostRetry     = 10 * time.Minute // that a server may ask for
 	heartbeatElse = 25 * time.Second // of a server that does not say
+	mostHeartbeat = 24 * time.Hour   // of one that does
 )
 
 // A loss is why there is no connection, and what to do about it.
@@ -121,7 +122,7 @@ func refusal(answer *http.Response, err error) *loss {
 		lost.final = code >= 400 && code < 500
 	}
 	if seconds, err := strconv.Atoi(answer.Header.Get("Retry-After")); err == nil && seconds > 0 {
-		lost.least = min(time.Duration(seconds)*time.Second, mostRetry)
+		lost.least = span(seconds, time.Second, mostRetry)
 	}
 	body, _ := io.ReadAll(answer.Body) // websocket.Dial bounds it
 	var said struct{ Error *Error }
@@ -163,7 +164,7 @@ func (c *Client) meet(conn *websocket.Conn) (*session, *loss) {
 		silence: heartbeatElse * 3 / 2, pending: make(map[string]func(*protocol.Event)), heard: c.now(),
 	}
 	if e.Heartbeat > 0 {
-		s.silence = time.Duration(e.Heartbeat) * time.Millisecond * 3 / 2
+		s.silence = span(e.Heartbeat, time.Millisecond, mostHeartbeat) * 3 / 2
 	}
 	if e.Limits != nil {
 		s.limits = *e.Limits
@@ -175,10 +176,19 @@ func (c *Client) meet(conn *websocket.Conn) (*session, *loss) {
 func farewell(e *protocol.Event) *loss {
 	lost := &loss{err: fmt.Errorf("client: the server ended the conversation: %w", &Error{Code: e.Code, Message: e.Message}), final: e.Retry == 0}
 	if e.Retry > 0 {
-		least := min(time.Duration(e.Retry)*time.Millisecond, mostRetry)
+		least := span(e.Retry, time.Millisecond, mostRetry)
 		lost.least = least + rand.N(least/2+1)
 	}
 	return lost
+}
+
+// span is a time that a server gives as n units, and most if it is more. However
+// large n is, nothing overflows.
+func span(n int, unit, most time.Duration) time.Duration {
+	if int64(n) > int64(most/unit) {
+		return most
+	}
+	return time.Duration(n) * unit
 }
 
 // ended says what the end of a connection means, of which the server said nothing.

@@ -87,10 +87,12 @@ func (s *Subscription) here() []Member {
 	})
 }
 
-// mostMembers and mostChanges bound what is kept of presence.
+// What is kept of presence is bounded, whatever a server says: so many members,
+// also of one change, so many changes, and so many bytes of a member's session and name.
 const (
 	mostMembers = 1000
 	mostChanges = 100
+	mostNamed   = 512
 )
 
 // hear takes over a change of who is here. The caller holds mu.
@@ -99,6 +101,14 @@ func (s *Subscription) hear(e *PresenceEvent) {
 		s.members = make(map[string]Member)
 	}
 	s.count = e.Count
+	var named []Member
+	for _, m := range e.Members {
+		if len(named) < mostMembers && len(m.Session)+len(m.Name) <= mostNamed {
+			named = append(named, m)
+		}
+	}
+	e.Omitted += len(e.Members) - len(named)
+	e.Members = named
 	for _, m := range e.Members {
 		if e.Type == protocol.LeaveEvent {
 			delete(s.members, m.Session)

@@ -424,3 +424,42 @@ func TestBeyond(t *testing.T) {
 		}
 	}
 }
+
+// A server that tells of more members, or of longer names, than any does fills no
+// memory: they count as not told.
+func TestPresenceOfTooMuch(t *testing.T) {
+	st := newStage(t)
+	c, a := st.dial(Options{})
+	sub := st.subscribe(c, a, "chat", "7-1", &SubscribeOptions{Presence: true})
+	long := strings.Repeat("x", mostNamed+1)
+	a.says(`{"type":"join","channel":"chat","count":1002,"members":[{"session":"s1","name":%q,"since":"2026-11-22T16:00:00Z"},{"session":"s2","since":"2026-11-22T16:00:00Z"}]}`, long)
+	many := make([]string, mostMembers)
+	for i := range many {
+		many[i] = fmt.Sprintf(`{"session":"m%d","since":"2026-11-22T16:00:00Z"}`, i)
+	}
+	a.says(`{"type":"join","channel":"chat","count":1002,"members":[%s,{"session":"s3","since":"2026-11-22T16:00:00Z"}]}`, strings.Join(many, ","))
+	st.settled(c, a)
+	seen := 0
+	for e, err := range sub.Presence(st.ctx) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch seen++; seen {
+		case 2:
+			if e.Omitted != 1 || len(e.Members) != 1 || e.Members[0].Session != "s2" {
+				t.Errorf("of a long name and a short one: %+v", e)
+			}
+			continue
+		case 3:
+			if e.Omitted != 1 || len(e.Members) != mostMembers {
+				t.Errorf("%d members told and %d omitted, expected %d and 1", len(e.Members), e.Omitted, mostMembers)
+			}
+		default:
+			continue
+		}
+		break
+	}
+	if members, all := sub.Members(); len(members) != mostMembers || all {
+		t.Errorf("%d members (all: %v), expected %d", len(members), all, mostMembers)
+	}
+}
