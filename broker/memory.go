@@ -24,8 +24,8 @@ type MemoryOptions struct {
 	// and its newest 50,000 at least.
 	IDWindow time.Duration
 	// TotalBytes is what all histories together may weigh, with 96 bytes for
-	// each id, and 512 for each channel that is remembered without interest in
-	// it. Default 256 MiB. Past it the channel whose last publication is longest
+	// each id, and 512 or more for each channel that is remembered without
+	// interest in it: a name of many segments costs ten kilobytes. Default 256 MiB. Past it the channel whose last publication is longest
 	// ago is forgotten first, its ids too; without this limit whoever may name
 	// channels can fill the memory.
 	TotalBytes int
@@ -38,8 +38,12 @@ const (
 	defaultIDWindow     = 5 * time.Minute
 	defaultTotalBytes   = 256 << 20
 
-	// topicOverhead is about what a topic costs besides its messages.
-	topicOverhead = 512
+	// topicOverhead is about what a topic costs at least besides its messages,
+	// bareTopic without its name, and segmentOverhead for each segment of that
+	// in Memory.names.
+	topicOverhead   = 512
+	bareTopic       = 300
+	segmentOverhead = 80
 	// breath is how many topics are looked at before others may have the lock.
 	breath = 1000
 )
@@ -356,7 +360,7 @@ func (m *Memory) Subscribe(_ context.Context, name string) (Position, error) {
 		panic("broker: Subscribe called twice for channel " + name)
 	}
 	t.wanted = true
-	m.total -= topicOverhead
+	m.total -= t.overhead()
 	return Position{m.epoch, t.head}, nil
 }
 
@@ -373,7 +377,7 @@ func (m *Memory) Unsubscribe(name string) {
 		return
 	}
 	t.wanted = false
-	m.total += topicOverhead
+	m.total += t.overhead()
 	switch {
 	case t.spoken.IsZero():
 		m.forget(t) // nobody ever published: nothing to remember
@@ -416,13 +420,20 @@ func (m *Memory) topic(channel string) *topic {
 	// The name is a copy: the caller's string may be a piece of something bigger.
 	t := &topic{name: strings.Clone(channel), head: m.forgotten.upTo(channel)}
 	t.gone.last = t.head
-	m.total += topicOverhead
+	m.total += t.overhead()
 	m.topics[t.name] = t
 	m.names.Add(t.name, t)
 	if m.sweeper == nil {
 		m.sweeper = time.AfterFunc(m.sweepEvery(), m.sweep)
 	}
 	return t
+}
+
+// overhead is about what a topic costs besides its messages. Its name is there
+// twice, and each segment of it, unless others share it, as a branch: so names
+// of nothing but slashes are not the cheap way to fill the memory.
+func (t *topic) overhead() int {
+	return max(topicOverhead, bareTopic+2*len(t.name)+segmentOverhead*(1+strings.Count(t.name, "/")))
 }
 
 // fits reports whether a topic fits a pattern of interest.
@@ -443,7 +454,7 @@ func (m *Memory) forget(t *topic) {
 	}
 	delete(m.topics, t.name)
 	m.names.Remove(t.name)
-	m.total -= topicOverhead
+	m.total -= t.overhead()
 }
 
 // empty drops all that is kept of a topic.

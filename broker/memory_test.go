@@ -185,6 +185,30 @@ func before(p broker.Position) broker.Position {
 	return p
 }
 
+// Names of many segments cost what they weigh: they do not fill twenty times the
+// memory that TotalBytes permits.
+func TestLongNamesAreWeighed(t *testing.T) {
+	const most = 4 << 20
+	inUse := func() int {
+		runtime.GC()
+		runtime.GC()
+		var stats runtime.MemStats
+		runtime.ReadMemStats(&stats)
+		return int(stats.HeapAlloc)
+	}
+	m := start(t, &broker.MemoryOptions{TotalBytes: most})
+	before := inUse()
+	for i := range 5000 {
+		publish(t, m, fmt.Sprintf("%08d/%s", i, strings.Repeat("a/", 122)+"a"), 0)
+	}
+	if grown := inUse() - before; grown > 2*most {
+		t.Errorf("channels with long names are remembered in %d KiB, and TotalBytes is %d KiB", grown>>10, most>>10)
+	}
+	if n, w := m.Topics(), m.Weight(); n == 0 || w > most {
+		t.Errorf("%d channels weigh %d", n, w)
+	}
+}
+
 // Whoever may name channels cannot fill the memory, even with channels that
 // keep no history, nor with ids.
 func TestNamesAreBounded(t *testing.T) {
