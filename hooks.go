@@ -15,17 +15,21 @@ import (
 // client they are about. A panic in one is logged, and answered as an
 // internal error.
 type Hooks struct {
-	// Connect is asked before a client is let in that stays: over a WebSocket, or to
-	// read the live channel over HTTP. It is asked about nothing
+	// Connect is asked before a client is let in that stays: over a WebSocket (at
+	// /-/connect channel is empty), or to read the live channel over HTTP. It is asked about nothing
 	// else: for reading history and for POST, guard the whole Server by a handler around it. An error
 	// refuses it: an [*Error] with its text, its code (without one: forbidden) and status 403,
 	// every other one as internal, and the log has it.
 	Connect func(r *http.Request, channel string) error
 	// Subscribe is asked before a client that speaks fanfare.v1 subscribes to a
 	// channel or a pattern other than that of its URL, and before it is told the
-	// history of one or who is present. Errors are told as with Connect; nothing more is heard of the client
-	// until it returns. Behind a Connect that lets in by channel it is needed: one
-	// such connection leads to every channel. ctx ends when Shutdown is called.
+	// history of one or who is present. Errors are told as with Connect; nothing
+	// more is heard of the client until it returns. ctx ends when Shutdown is called.
+	//
+	// A connection that speaks fanfare.v1 leads to every channel, whatever its URL.
+	// So with Connect and without Subscribe it may read only its URL's, and with
+	// Connect and without Publish it may publish only there. A guard around the Server that goes by the
+	// URL's path is not known here, and needs both of these hooks.
 	Subscribe func(ctx context.Context, channel, name string) error
 	// Publish is asked before a client's message is published, over a WebSocket
 	// or as a POST; what the program publishes itself is not asked about. m.Payload,
@@ -50,8 +54,24 @@ func (h *Hooks) mayConnect(r *http.Request, channel string) (err error) {
 	return refusal(r.Context(), "Connect", h.Connect(r, channel))
 }
 
+// mayLeaveHome returns an error if a client may not be somewhere else than at
+// its URL's channel, where the program did not say more than whom Connect lets in there.
+func (h *Hooks) mayLeaveHome(who *speaker, channel string) error {
+	if h.Connect == nil || h.Publish != nil || channel == who.home {
+		return nil
+	}
+	return errAtHome
+}
+
+var errAtHome = errorf("forbidden", "the server's program lets clients in channel by channel: connect to this channel's own URL")
+
 func (h *Hooks) maySubscribe(ctx context.Context, who *speaker, channel string) (err error) {
-	if h.Subscribe == nil || channel == who.home {
+	switch {
+	case channel == who.home:
+		return nil
+	case h.Subscribe == nil && h.Connect != nil:
+		return errAtHome
+	case h.Subscribe == nil:
 		return nil
 	}
 	defer recovered("Subscribe", &err)

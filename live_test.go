@@ -582,6 +582,7 @@ func TestLivePresence(t *testing.T) {
 	bothForms(t, func(t *testing.T, accept string) {
 		ends := make(chan string, 10)
 		s := perform(t, fanfare.Config{Hooks: fanfare.Hooks{
+			Subscribe: func(context.Context, string, string) error { return nil }, // whom Connect let in may know who is here
 			Connect: func(r *http.Request, channel string) error {
 				if r.URL.Query().Get("name") == "mallory" {
 					return &fanfare.Error{Code: "banned", Message: "not here"}

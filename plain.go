@@ -74,6 +74,7 @@ func (s *session) plainAnswer(text []byte) func(Position, error) {
 func (plain) read(s *session) []byte {
 	b, gap := s.take(&s.sub)
 	if gap.Missed != 0 {
+		s.server.stats.miss(gap)
 		return plainNotice(gapText(gap))
 	}
 	return b

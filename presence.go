@@ -60,7 +60,7 @@ func (c *channel) moved(s subscriber, by int64) {
 // members returns how many are present, and up to limit of them, the longest
 // present of those found first. It asks the loops, and so may wait.
 func (c *channel) members(ctx context.Context, limit int) ([]protocol.Member, int) {
-	var all []protocol.Member
+	all := []protocol.Member{} // a list, also of nobody
 	if limit > 0 {
 		if crowd := c.crowd.Load(); crowd != nil {
 			crowd.lists(1)
@@ -121,7 +121,7 @@ func (s *Server) presence(ctx context.Context, name string, limit int) ([]protoc
 	c := s.channels[name]
 	s.mu.Unlock()
 	if c == nil {
-		return nil, 0
+		return []protocol.Member{}, 0
 	}
 	return c.members(ctx, limit)
 }

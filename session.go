@@ -340,12 +340,9 @@ func (s *session) control() []byte {
 // Without either, the session may have begun to close.
 func (s *session) take(sub *subscription) ([]byte, feed.Gap) {
 	batch, err := sub.cursor.Take(&sub.audience.channel.joiner, maxBatch)
-	switch {
-	case err != nil:
+	if err != nil {
 		s.disconnect(tooSlow(&sub.cursor), false)
 		s.closing.flush = false
-	case batch.Gap.Missed != 0:
-		s.server.stats.miss(batch.Gap)
 	}
 	return batch.Bytes, batch.Gap
 }

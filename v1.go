@@ -17,7 +17,7 @@ import (
 // v1 is the conversation fanfare.v1, of one session: docs/protocol.md. Its
 // fields are guarded by the session's mu.
 type v1 struct {
-	stays []*stay // by channel, and of one channel that of messages first; not changed once the session is gone
+	stays []*stay // by channel; not changed once the session is gone
 	due   []*stay // that may have something to say, in turns
 	life  *life   // for requests; nil as long as there was none
 }
@@ -33,7 +33,8 @@ type life struct {
 type stay struct {
 	subscription
 	session *session
-	due     bool // it is in v1.due, or has left
+	due     bool // it is in v1.due
+	left    bool // the client unsubscribed
 	crowd   bool // of joins and leaves, not of messages
 }
 
@@ -86,7 +87,7 @@ func parse(isBinary bool, text []byte) (protocol.Command, *protocol.Error) {
 // until then.
 func (v *v1) do(s *session, cmd protocol.Command, refused *protocol.Error, weight int32) {
 	if refused != nil {
-		v.answer(s, &cmd, weight, nil, &Error{Code: refused.Code, Message: refused.Message})
+		v.answer(s, &cmd, weight, nil, refused)
 		return
 	}
 	if cmd.Channel == "" {
@@ -100,7 +101,8 @@ func (v *v1) do(s *session, cmd protocol.Command, refused *protocol.Error, weigh
 		v.request(s, &cmd, weight)
 		return
 	}
-	ctx := s.server.life
+	ctx, cancel := context.WithTimeout(s.server.life, commandTimeout)
+	defer cancel()
 	ok := &protocol.Event{Type: protocol.OKEvent, ID: cmd.ID}
 	var err error
 	switch cmd.Type {
@@ -112,20 +114,21 @@ func (v *v1) do(s *session, cmd protocol.Command, refused *protocol.Error, weigh
 		ok.Channel = cmd.Channel
 		err = v.unsubscribe(s, cmd.Channel)
 	case protocol.History:
-		err = s.server.historyEvent(ctx, s.who, &cmd, ok)
+		err = v.history(ctx, s, &cmd, ok)
 	case protocol.Presence:
-		err = s.server.presenceEvent(ctx, s.who, &cmd, ok)
+		err = v.presence(ctx, s, &cmd, ok)
 	case protocol.Ping:
 		ok.Time = time.Now()
 		v.reply(s, weight, event(ok)) // also without an id
 		return
 	case protocol.Auth:
 		err = errorf("no_authentication", "this server asks for no authentication; leave auth out")
-	default:
-		err = errorf("unknown_type", "there is no message of type %.40q; there are subscribe, unsubscribe, publish, history, presence, request, ping and auth", cmd.Type)
 	}
 	v.answer(s, &cmd, weight, ok, err)
 }
+
+// commandTimeout is how long the broker may take for a command.
+const commandTimeout = 30 * time.Second
 
 // reply ends a command with what the client is told.
 func (v *v1) reply(s *session, weight int32, frames []byte) {
@@ -146,14 +149,18 @@ func (v *v1) answer(s *session, cmd *protocol.Command, weight int32, ok *protoco
 }
 
 func failure(cmd *protocol.Command, e *Error) *protocol.Event {
-	return &protocol.Event{Type: protocol.ErrorEvent, ID: cmd.ID, Channel: cmd.Channel, Code: e.Code, Message: e.Message}
+	f := &protocol.Event{Type: protocol.ErrorEvent, ID: cmd.ID, Channel: cmd.Channel, Code: e.Code, Message: e.Message}
+	if len(f.Channel) > maxChannelName {
+		f.Channel = "" // it is none, and could be a megabyte
+	}
+	return f
 }
 
 // publish publishes, and answers when the broker did.
 func (v *v1) publish(s *session, cmd *protocol.Command, weight int32) {
 	payload, isBinary, refused := cmd.Payload()
 	if refused != nil {
-		v.answer(s, cmd, weight, nil, &Error{Code: refused.Code, Message: refused.Message})
+		v.answer(s, cmd, weight, nil, refused)
 		return
 	}
 	m := &Message{Channel: cmd.Channel, Sender: s.who.name, Key: cmp.Or(cmd.Key, s.who.key), Binary: isBinary, Payload: payload}
@@ -171,7 +178,11 @@ func (v *v1) publish(s *session, cmd *protocol.Command, weight int32) {
 		}
 		s.answered(weight, notice, channel, pos)
 	}
-	if err := s.server.cfg.Hooks.mayPublish(s.server.life, m); err != nil {
+	err := s.server.cfg.Hooks.mayLeaveHome(s.who, channel)
+	if err == nil {
+		err = s.server.cfg.Hooks.mayPublish(s.server.life, m)
+	}
+	if err != nil {
 		done(Position{}, err)
 		return
 	}
@@ -188,87 +199,107 @@ func (s *session) scope() string {
 
 // subscribe begins a subscription, and answers, unless it returns an error.
 func (v *v1) subscribe(ctx context.Context, s *session, cmd *protocol.Command, weight int32) error {
+	if cmd.Channel == "" {
+		return errNoChannel
+	}
 	if err := checkReadable(cmd.Channel); err != nil {
 		return err
 	}
 	if cmd.Presence && broker.IsPattern(cmd.Channel) {
-		return errorf("bad_presence", "presence is for channels, and %.80q is a pattern", cmd.Channel)
+		return errPatternPresence(cmd.Channel)
 	}
-	since, err := sinceOf(cmd)
+	reads, err := v.mayStay(s, cmd)
+	if err == nil {
+		err = s.server.cfg.Hooks.maySubscribe(ctx, s.who, cmd.Channel)
+	}
 	if err != nil {
 		return err
 	}
-	var slow Policy
-	if cmd.Slow != "" {
-		if slow, err = ParsePolicy(cmd.Slow); err != nil {
-			return errorf("bad_slow", "slow: %v", err)
-		}
-	}
-	if err := v.mayStay(s, cmd.Channel, cmd.Presence); err != nil {
-		return err
-	}
-	if err := s.server.cfg.Hooks.maySubscribe(ctx, s.who, cmd.Channel); err != nil {
-		return err
-	}
-	at, err := s.server.find(ctx, cmd.Channel, since, slowness{policy: slow}, v1Wire)
+	slow, _ := ParsePolicy(cmd.Slow) // which the protocol checked
+	at, err := s.server.find(ctx, cmd.Channel, sinceOf(cmd), slowness{policy: slow}, v1Wire)
 	if err != nil {
 		return err
 	}
 	ok := &protocol.Event{Type: protocol.OKEvent, ID: cmd.ID, Channel: at.channel.name, Position: at.cursor.Position().String()}
-	var crowd place
+	begin := []place{at}
 	if cmd.Presence {
-		// The place first, then who is here: so nobody's coming or going is missed in between.
-		crowd = at.channel.watch()
+		// The place first, then who is here: so nobody's coming or going is missed in
+		// between. And before that of the messages, so that the client is told of itself.
+		begin = []place{at.channel.watch(), at}
 		members, count := at.channel.members(ctx, defaultMembers)
 		ok.Members, ok.Count = members, &count
 	}
+	if reads {
+		begin = begin[:1]
+		defer s.server.release(at.channel)
+	}
 	s.mu.Lock()
+	defer v.reply(s, weight, nil)
+	defer s.mu.Unlock()
 	if s.gone {
-		s.mu.Unlock()
-		s.server.release(at.channel)
-		if cmd.Presence {
-			s.server.release(crowd.channel)
+		for _, p := range begin {
+			defer s.server.release(p.channel)
 		}
-		v.reply(s, weight, nil)
 		return nil // nobody is left to be told
+	}
+	if reads {
+		ok.Position = v.messages(at.channel.name).cursor.Position().String()
 	}
 	if cmd.ID != "" {
 		s.notice(event(ok))
 	}
-	if cmd.Presence {
-		v.stay(s, crowd, true) // first, so that the client is told of itself too
+	for _, p := range begin {
+		v.stay(s, p, p.channel != at.channel)
 	}
-	v.stay(s, at, false)
-	s.mu.Unlock()
-	v.reply(s, weight, nil)
 	return nil
 }
 
-// mayStay reports as an error why the session cannot subscribe to a channel.
-func (v *v1) mayStay(s *session, name string, presence bool) error {
+// mayStay reports as an error why the session cannot subscribe to a channel, or
+// else whether it reads the channel already, and wants to know who is there.
+func (v *v1) mayStay(s *session, cmd *protocol.Command) (reads bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	more := 1
-	if presence {
+	if cmd.Presence {
 		more = 2
 	}
-	if _, found := v.find(name); found {
-		return errorf("already_subscribed", "this connection is subscribed to %s already; unsubscribe first to begin anew", name)
+	if here := v.of(cmd.Channel); len(here) > 0 {
+		if !cmd.Presence || len(here) > 1 || cmd.Since != "" || cmd.Slow != "" {
+			return false, errorf("already_subscribed", "this connection is subscribed to %s already; unsubscribe first to begin anew", cmd.Channel)
+		}
+		reads, more = true, 1
 	}
 	if most := s.server.now.Load().MaxSubscriptions; len(v.stays)+more > most {
-		return errorf("too_many_subscriptions", "a connection may have %d subscriptions, and presence counts as one; unsubscribe somewhere, use a pattern, or open another connection", most)
+		return false, errorf("too_many_subscriptions", "a connection may have %d subscriptions, and presence counts as one; unsubscribe somewhere, use a pattern, or open another connection", most)
 	}
-	return nil
+	return reads, nil
 }
 
-// find returns where the stays of a channel are. The caller holds the session's mu.
+// of returns the stays of a channel: none, that of messages, or that and that of
+// joins and leaves. The caller holds the session's mu, here and below.
+func (v *v1) of(name string) []*stay {
+	i, _ := v.find(name)
+	end := i
+	for end < len(v.stays) && v.stays[end].audience.channel.name == name {
+		end++
+	}
+	return v.stays[i:end]
+}
+
+// messages returns the stay of a channel's messages, which is there.
+func (v *v1) messages(name string) *stay {
+	here := v.of(name)
+	return here[slices.IndexFunc(here, func(st *stay) bool { return !st.crowd })]
+}
+
+// find returns where the stays of a channel are, or would be.
 func (v *v1) find(name string) (int, bool) {
 	return slices.BinarySearchFunc(v.stays, name, func(st *stay, name string) int {
 		return strings.Compare(st.audience.channel.name, name)
 	})
 }
 
-// stay begins a stay. The caller holds the session's mu.
+// stay begins a stay.
 func (v *v1) stay(s *session, at place, crowd bool) {
 	i, _ := v.find(at.channel.name)
 	st := &stay{session: s, crowd: crowd}
@@ -279,20 +310,15 @@ func (v *v1) stay(s *session, at place, crowd bool) {
 // unsubscribe ends a subscription, with its joins and leaves.
 func (v *v1) unsubscribe(s *session, name string) error {
 	s.mu.Lock()
-	i, found := v.find(name)
-	if !found || s.gone {
+	left := slices.Clone(v.of(name))
+	if len(left) == 0 || s.gone {
 		s.mu.Unlock()
 		return errorf("not_subscribed", "this connection is not subscribed to %.80q", name)
 	}
-	end := i + 1
-	for end < len(v.stays) && v.stays[end].audience.channel.name == name {
-		end++
-	}
-	left := slices.Clone(v.stays[i:end])
-	v.stays = slices.Delete(v.stays, i, end)
+	v.stays = slices.DeleteFunc(v.stays, func(st *stay) bool { return slices.Contains(left, st) })
 	v.due = slices.DeleteFunc(v.due, func(st *stay) bool { return slices.Contains(left, st) })
 	for _, st := range left {
-		st.due = true // so that nothing makes it due any more
+		st.left = true
 		st.cursor.LetGo()
 	}
 	if s.closing != nil {
@@ -319,13 +345,16 @@ func (st *stay) member() (member, bool) {
 func (st *stay) wake() {
 	s := st.session
 	s.mu.Lock()
-	if !st.due {
+	left := st.left
+	if !left && !st.due {
 		st.due = true
 		v := s.talk.(*v1)
 		v.due = append(v.due, st)
 	}
 	s.mu.Unlock()
-	s.flush(&st.subscription)
+	if !left {
+		s.flush(&st.subscription)
+	}
 }
 
 // read implements [conversation]: each stay that is due has its turn.
@@ -339,6 +368,9 @@ func (v *v1) read(s *session) []byte {
 		}
 		switch {
 		case gap.Missed != 0:
+			if !st.crowd {
+				s.server.stats.miss(gap)
+			}
 			return event(st.gap(gap))
 		case b != nil:
 			return b
@@ -420,7 +452,7 @@ func (s *session) welcome(at place) []byte {
 func (v *v1) request(s *session, cmd *protocol.Command, weight int32) {
 	handle := s.server.method(cmd.Method)
 	if handle == nil {
-		v.answer(s, cmd, weight, nil, errorf("unknown_method", "there is no method %.40q here", cmd.Method))
+		v.answer(s, cmd, weight, nil, errorf("unknown_method", "there is no method %.40q here; the program that the server is part of registers them", cmd.Method))
 		return
 	}
 	s.mu.Lock()
@@ -448,23 +480,21 @@ func (v *v1) request(s *session, cmd *protocol.Command, weight int32) {
 // maxUnanswered that sixteen of a client's run at once.
 const requestWeight = maxUnanswered/16 - 1
 
-// historyEvent fills in what a history command is answered.
-func (s *Server) historyEvent(ctx context.Context, who *speaker, cmd *protocol.Command, ok *protocol.Event) error {
+// errNoChannel is for what names none, where the URL has none.
+var errNoChannel = errorf("bad_channel", "name a channel: this connection has none of its own")
+
+// history fills in what a history command is answered.
+func (v *v1) history(ctx context.Context, s *session, cmd *protocol.Command, ok *protocol.Event) error {
+	if cmd.Channel == "" {
+		return errNoChannel
+	}
 	if err := checkReadable(cmd.Channel); err != nil {
 		return err
 	}
-	since, err := sinceOf(cmd)
-	if err != nil {
+	if err := s.server.cfg.Hooks.maySubscribe(ctx, s.who, cmd.Channel); err != nil {
 		return err
 	}
-	limit, err := within(cmd.Limit, defaultLimit, 1, maxLimit)
-	if err != nil {
-		return err
-	}
-	if err := s.cfg.Hooks.maySubscribe(ctx, who, cmd.Channel); err != nil {
-		return err
-	}
-	page, err := s.history(ctx, cmd.Channel, since, limit)
+	page, err := s.server.history(ctx, cmd.Channel, sinceOf(cmd), limitOf(cmd, defaultLimit))
 	if err != nil {
 		return err
 	}
@@ -472,42 +502,44 @@ func (s *Server) historyEvent(ctx context.Context, who *speaker, cmd *protocol.C
 	return nil
 }
 
-// presenceEvent fills in what a presence command is answered.
-func (s *Server) presenceEvent(ctx context.Context, who *speaker, cmd *protocol.Command, ok *protocol.Event) error {
+// presence fills in what a presence command is answered.
+func (v *v1) presence(ctx context.Context, s *session, cmd *protocol.Command, ok *protocol.Event) error {
+	switch {
+	case cmd.Channel == "":
+		return errNoChannel
+	case broker.IsPattern(cmd.Channel):
+		return errPatternPresence(cmd.Channel)
+	}
 	if err := CheckChannel(cmd.Channel); err != nil {
 		return err
 	}
-	limit, err := within(cmd.Limit, defaultMembers, 0, maxMembers)
-	if err != nil {
+	if err := s.server.cfg.Hooks.maySubscribe(ctx, s.who, cmd.Channel); err != nil {
 		return err
 	}
-	if err := s.cfg.Hooks.maySubscribe(ctx, who, cmd.Channel); err != nil {
-		return err
-	}
-	members, count := s.presence(ctx, cmd.Channel, limit)
-	ok.Channel, ok.Members, ok.Count = cmd.Channel, members, &count
+	ok.Channel = cmd.Channel
+	members, count := s.server.presence(ctx, cmd.Channel, limitOf(cmd, defaultMembers))
+	ok.Members, ok.Count = members, &count
 	return nil
 }
 
-// sinceOf returns the position that a client resumes from; nil: it does not.
-func sinceOf(cmd *protocol.Command) (*Position, error) {
-	if cmd.Since == "" {
-		return nil, nil
-	}
-	since, err := broker.ParsePosition(cmd.Since)
-	if err != nil {
-		return nil, errorf("bad_since", "since: %v", err)
-	}
-	return &since, nil
+func errPatternPresence(pattern string) error {
+	return errorf("bad_presence", "presence is for channels, and %.80q is a pattern", pattern)
 }
 
-// within returns a limit that a client asked for, or def if it did not.
-func within(limit *int, def, least, most int) (int, error) {
-	switch {
-	case limit == nil:
-		return def, nil
-	case *limit < least || *limit > most:
-		return 0, errorf("bad_limit", "limit is %d; it must be a number from %d to %d", *limit, least, most)
+// sinceOf returns the position that a client resumes from, which the protocol
+// checked; nil: it does not.
+func sinceOf(cmd *protocol.Command) *Position {
+	since, err := broker.ParsePosition(cmd.Since)
+	if err != nil {
+		return nil
 	}
-	return *limit, nil
+	return &since
+}
+
+// limitOf returns the limit that a client asked for, or def if it did not.
+func limitOf(cmd *protocol.Command, def int) int {
+	if cmd.Limit == nil {
+		return def
+	}
+	return *cmd.Limit
 }

@@ -3,7 +3,9 @@ package fanfare_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -57,8 +59,12 @@ func TestV1(t *testing.T) {
 		s := perform(t, fanfare.Config{})
 		alice, bob := s.talk("/-/connect?name=alice"), s.talk("/chat?name=bob")
 		plain := s.join("/chat")
+		eventually(t, "both are there", func() bool {
+			n, _, err := s.Presence(t.Context(), "chat", 0)
+			return n == 2 && err == nil
+		})
 		ok := wants(t, alice.ask(`{"type":"subscribe","id":"1","channel":"chat","presence":true}`), "ok", "1", "")
-		if ok.Position == "" || *ok.Count < 2 {
+		if ok.Position == "" || *ok.Count != 2 || len(ok.Members) != 2 {
 			t.Errorf("subscribed: %s", ok.Append(nil))
 		}
 		if e := wants(t, alice.event(), "join", "", ""); *e.Count != 3 || len(e.Members) != 1 || e.Members[0].Name != "alice" {
@@ -238,5 +244,56 @@ func TestV1BadInput(t *testing.T) {
 	wants(t, p.event(), "bye", "", "protocol")
 	if code, _ := p.closed(); code != frame.MessageTooBig {
 		t.Errorf("closed with %d", code)
+	}
+}
+
+// Where the program lets clients in channel by channel, fanfare.v1 is no way around it.
+func TestV1StaysAtHome(t *testing.T) {
+	s := perform(t, fanfare.Config{Hooks: fanfare.Hooks{Connect: func(_ *http.Request, channel string) error {
+		if channel != "public" {
+			return errors.New("not here")
+		}
+		return nil
+	}}})
+	if _, resp, err := s.tryJoin("/-/connect", askV1); err != nil || resp.StatusCode != http.StatusInternalServerError {
+		t.Fatalf("/-/connect: %v %v", resp, err)
+	}
+	p := s.talk("/public")
+	for _, say := range []string{
+		`{"type":"subscribe","id":"1","channel":"secret"}`,
+		`{"type":"subscribe","id":"1","channel":"**"}`,
+		`{"type":"history","id":"1","channel":"secret"}`,
+		`{"type":"presence","id":"1","channel":"secret"}`,
+		`{"type":"publish","id":"1","channel":"secret","data":1}`,
+	} {
+		wants(t, p.ask("%s", say), "error", "1", "forbidden")
+	}
+	if e := wants(t, p.ask(`{"type":"presence","id":"2"}`), "ok", "2", ""); *e.Count != 1 {
+		t.Errorf("at home: %s", e.Append(nil))
+	}
+}
+
+// Who is in the URL's channel can be asked for without leaving it.
+func TestV1PresenceLater(t *testing.T) {
+	s := perform(t, fanfare.Config{})
+	p := s.talk("/chat?name=alice")
+	wants(t, p.ask(`{"type":"subscribe","id":"1","presence":true,"since":"0"}`), "error", "1", "already_subscribed")
+	e := wants(t, p.ask(`{"type":"subscribe","id":"1","presence":true}`), "ok", "1", "")
+	if *e.Count != 1 || len(e.Members) != 1 || e.Members[0].Name != "alice" || e.Position == "" {
+		t.Errorf("who is here: %s", e.Append(nil))
+	}
+	wants(t, p.ask(`{"type":"subscribe","id":"2","presence":true}`), "error", "2", "already_subscribed")
+	bob := s.talk("/chat?name=bob")
+	if e := wants(t, p.event(), "join", "", ""); *e.Count != 2 || e.Members[0].Name != "bob" {
+		t.Errorf("bob came: %s", e.Append(nil))
+	}
+	bob.say(`{"type":"publish","data":"hi"}`)
+	wants(t, p.event(), "message", "", "")
+	wants(t, p.ask(`{"type":"unsubscribe","id":"3"}`), "ok", "3", "")
+	wants(t, p.ask(`{"type":"unsubscribe","id":"4"}`), "error", "4", "not_subscribed")
+	// Nobody there is a list too.
+	p.say(`{"type":"presence","id":"5","channel":"empty"}`)
+	if got := p.hear(); got != `{"type":"ok","id":"5","channel":"empty","count":0,"members":[]}` {
+		t.Errorf("nobody: %s", got)
 	}
 }
