@@ -220,7 +220,7 @@ func (v *v1) subscribe(ctx context.Context, s *session, cmd *protocol.Command, w
 	if err != nil {
 		return err
 	}
-	ok := &protocol.Event{Type: protocol.OKEvent, ID: cmd.ID, Channel: at.channel.name, Position: at.cursor.Position().String()}
+	ok := &protocol.Event{Type: protocol.OKEvent, ID: cmd.ID, Channel: at.channel.name, Position: at.from.String()}
 	begin := []place{at}
 	if cmd.Presence {
 		// The place first, then who is here: so nobody's coming or going is missed in
@@ -440,10 +440,10 @@ func (s *session) welcome(at place) []byte {
 	e := &protocol.Event{
 		Type: protocol.WelcomeEvent, Protocol: protocol.Subprotocol, Session: idText(s.id),
 		Heartbeat: int(cfg.Heartbeat.Milliseconds()),
-		Limits:    &protocol.Limits{Message: cfg.MaxMessage, Subscriptions: cfg.MaxSubscriptions},
+		Limits:    &protocol.Limits{Message: cfg.MaxMessage, Subscriptions: cfg.MaxSubscriptions, Repeat: int(cfg.IDWindow.Milliseconds())},
 	}
 	if at.channel != nil {
-		e.Channel, e.Position = at.channel.name, at.cursor.Position().String()
+		e.Channel, e.Position = at.channel.name, at.from.String()
 	}
 	return event(e)
 }

@@ -132,7 +132,7 @@ func (g *gone) after(offset uint64) uint64 {
 // NewMemory returns a memory broker.
 func NewMemory(o *MemoryOptions) *Memory {
 	m := &Memory{
-		epoch:    uint64(time.Now().UnixMilli()),
+		epoch:    uint64(time.Now().UnixMicro()),
 		hash:     newHasher(),
 		topics:   make(map[string]*topic),
 		retained: 1,

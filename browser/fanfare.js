@@ -12,7 +12,7 @@ const ASLEEP = 5_000       // ms between two ticks, which are one second apart: 
 const PAUSE = 250          // ms: the first pause before we try again is random below it; the bound doubles …
 const LONGEST = 20_000     // … up to this
 const STABLE = 5_000       // ms after which a connection was a good one
-const REPEAT = 270_000     // ms for which an unanswered publish is repeated; the server knows its id for 300,000
+const REPEAT = 270_000     // ms for which an unanswered publish is repeated, unless the server tells
 const MANY = 1_000         // publishes that wait for an answer, and messages that wait for an iterator
 const LARGE = 4 << 20      // characters of either
 const KEPT = 1 << 20       // characters of publishes that survive a refresh
@@ -155,6 +155,7 @@ class Fanfare extends EventTarget {
   #kept = 0                    // and of these those that survive a refresh
   #serial = 0
   #limit = Infinity            // bytes of a message
+  #repeat = REPEAT             // ms for which an unanswered publish is repeated
   #failures = 0
   #openedAt = 0
   #notBefore = 0
@@ -277,6 +278,7 @@ class Fanfare extends EventTarget {
       case 'welcome':
         this.session = message.session
         this.#limit = message.limits?.message ?? Infinity
+        this.#repeat = message.limits?.repeat * 0.9 || REPEAT
         this.#line.welcome(message.heartbeat)
         this.#introduce(this.#line)
         break
@@ -413,7 +415,7 @@ class Fanfare extends EventTarget {
       if (text.length * 3 > this.#limit && kept(JSON.parse(text)) > this.#limit) {
         return this.#settle(id, 'reject', new FanfareError('too_big', `the message has more than ${this.#limit} bytes, which is what a message may have`))
       }
-      if (call.first && Date.now() - call.first > (this.#options.repeatFor ?? REPEAT)) {
+      if (call.first && Date.now() - call.first > (this.#options.repeatFor ?? this.#repeat)) {
         return this.#settle(id, 'reject', new FanfareError('uncertain', 'the message was sent minutes ago, and no answer came: it may have been published'))
       }
       if (!call.first) {

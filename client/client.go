@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -47,7 +48,7 @@ type Options struct {
 
 	// RepeatFor is how long after it was first sent a publish without an answer
 	// is said again. It must stay below the time for which the server remembers ids, with
-	// room for a message's way; default 4½ minutes, for the server's default of 5.
+	// room for a message's way; default nine tenths of what the server tells.
 	RepeatFor time.Duration
 	// CloseTimeout is how long Close waits for answers to publishes; default 5 s,
 	// negative not at all.
@@ -75,7 +76,6 @@ func (o *Options) withDefaults() Options {
 	orDefault(&set.BufferBytes, 4<<20)
 	orTime(&set.LeastPause, 250*time.Millisecond)
 	orTime(&set.MostPause, 20*time.Second)
-	orTime(&set.RepeatFor, 4*time.Minute+30*time.Second)
 	if set.CloseTimeout == 0 {
 		set.CloseTimeout = 5 * time.Second
 	}
@@ -117,8 +117,14 @@ type Client struct {
 	unsure  int           // publishes without an answer when it ended
 	subs    map[string]*Subscription
 	outbox  outbox
-	session *session // the connection under way; nil: none
-	ids     int      // how many were made up
+	session *session      // the connection under way; nil: none
+	ids     int           // how many were made up
+	repeat  time.Duration // for how long publishes are repeated, as the server told; 0: it did not
+}
+
+// repeatFor is for how long publishes are repeated. The caller holds mu.
+func (c *Client) repeatFor() time.Duration {
+	return cmp.Or(c.o.RepeatFor, c.repeat, 4*time.Minute+30*time.Second)
 }
 
 // Dial connects to a server. The URL's scheme is ws, wss, http or https (or

@@ -68,7 +68,7 @@ func (c *Client) run() {
 func (c *Client) tell(s State) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.outbox.expire(c.now(), c.o.RepeatFor)
+	c.outbox.expire(c.now(), c.repeatFor())
 	c.become(s)
 }
 

@@ -68,6 +68,7 @@ func (s *session) begin() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.session = s
+	c.repeat = time.Duration(s.limits.Repeat) * time.Millisecond * 9 / 10
 	for _, sub := range c.subs {
 		c.attend(sub)
 	}
@@ -87,7 +88,7 @@ func (s *session) finish(lost *loss) {
 	for _, sub := range c.subs {
 		sub.live, sub.asked, sub.retry = false, false, moment{}
 	}
-	c.outbox.lose(lost.err, c.now(), c.o.RepeatFor)
+	c.outbox.lose(lost.err, c.now(), c.repeatFor())
 }
 
 // say queues an utterance. The caller holds mu.
@@ -152,7 +153,7 @@ func (s *session) next() (command protocol.Command, ok bool) {
 			out.finish(a, nil, &Error{Code: "too_big", Message: fmt.Sprintf("the message has %d bytes, and a message may have %d", a.size, limit)})
 			continue
 		}
-		if now := c.now(); out.expired(a, now, c.o.RepeatFor) {
+		if now := c.now(); out.expired(a, now, c.repeatFor()) {
 			continue
 		}
 		if a.first.mono.IsZero() {

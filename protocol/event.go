@@ -76,6 +76,7 @@ type Event struct {
 type Limits struct {
 	Message       int `json:"message"` // bytes of a message's payload
 	Subscriptions int `json:"subscriptions"`
+	Repeat        int `json:"repeat,omitempty"` // milliseconds for which a publish may be repeated; 0: not told
 }
 
 // A Member is one who is in a channel.
@@ -137,7 +138,11 @@ func (e *Event) Append(dst []byte) []byte {
 }
 
 func (l *Limits) append(dst []byte) []byte {
-	return fmt.Appendf(dst, `{"message":%d,"subscriptions":%d}`, l.Message, l.Subscriptions)
+	dst = fmt.Appendf(dst, `{"message":%d,"subscriptions":%d`, l.Message, l.Subscriptions)
+	if l.Repeat != 0 {
+		dst = fmt.Appendf(dst, `,"repeat":%d`, l.Repeat)
+	}
+	return append(dst, '}')
 }
 
 func (m *Member) append(dst []byte) []byte {
