@@ -11,6 +11,7 @@ const PROBE = 2_000        // ms for an answer when something suggests that the 
 const ASLEEP = 5_000       // ms between two ticks, which are one second apart: then this program did not run
 const PAUSE = 250          // ms: the first pause before we try again is random below it; the bound doubles …
 const LONGEST = 20_000     // … up to this
+const ASKED = 600_000      // ms: no server can ask for a longer one; a timer for more than 24 days would fire at once
 const STABLE = 5_000       // ms after which a connection was a good one
 const REPEAT = 270_000     // ms for which an unanswered publish is repeated, unless the server tells
 const MANY = 1_000         // publishes that wait for an answer, and messages that wait for an iterator
@@ -268,7 +269,8 @@ class Fanfare extends EventTarget {
     clearTimeout(this.#retrying)
     if (retry === null) return this.#set('waiting', error)
     // Full jitter: a thousand pages that lost one server do not come back in one instant.
-    const wait = retry !== undefined ? retry * (1 + Math.random()) : Math.max(PAUSE / 10, Math.random() * Math.min(LONGEST, PAUSE * 2 ** this.#failures++))
+    const own = Math.max(PAUSE / 10, Math.random() * Math.min(LONGEST, PAUSE * 2 ** this.#failures++))
+    const wait = retry === undefined ? own : Math.max(own, retry * (1 + Math.random()))   // a server that asks for 1 ms gets no storm
     this.#retrying = setTimeout(() => this.#dial(), wait)
     this.#set('waiting', error, Date.now() + wait)
   }
@@ -293,8 +295,8 @@ class Fanfare extends EventTarget {
         break
       case 'bye': {
         const error = new FanfareError(message.code, message.message)
-        if (message.retry === undefined) this.#finish(error)
-        else this.#line.end(error, message.retry)
+        if (message.retry > 0) this.#line.end(error, Math.min(message.retry, ASKED))
+        else this.#finish(error)
       }
     }
   }

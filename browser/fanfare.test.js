@@ -273,6 +273,27 @@ play('full jitter, and the pause that the server asks for', async stage => {
   assert.equal(fan.state, 'connecting')
 })
 
+play('a server that wants us back at once, or never, gets no storm', async stage => {
+  const fan = await stage.connected()
+  for (const retry of [1e15, 2 ** 31]) {
+    stage.socket.say({ type: 'bye', code: 'shutting_down', message: 'come back in a month', retry })
+    assert.ok(fan.retryAt - stage.clock.now <= 1_200_000 && fan.retryAt - stage.clock.now >= 600_000, 'no longer than a timer can wait')
+    await stage.clock.pass(1_200_000)
+    await stage.socket.welcome()
+  }
+  const before = stage.sockets.length
+  for (let i = 0; i < 20; i++) {
+    stage.socket.say({ type: 'bye', code: 'shutting_down', message: 'come back', retry: 1 })
+    await stage.clock.pass(20)
+    if (fan.state === 'connecting') await stage.socket.welcome()
+  }
+  assert.ok(stage.sockets.length - before < 5, `${stage.sockets.length - before} connections in 400 ms`)
+  await stage.clock.pass(60_000)
+  if (fan.state === 'connecting') await stage.socket.welcome()
+  stage.socket.say({ type: 'bye', code: 'shutting_down', message: 'come back', retry: 0 })
+  assert.equal(fan.state, 'closed', 'no time to come back after is none')
+})
+
 play('a goodbye for good', async stage => {
   const fan = await stage.connected()
   const told = []
