@@ -25,7 +25,7 @@ const (
 // CheckChannel returns nil if name can be a channel's, and otherwise an
 // [*Error] that says which rule it breaks: a path of segments divided by "/",
 // UTF-8 without control characters, 255 bytes at most; no segment is empty,
-// ".", "..", or contains "*" (patterns will), and the first is not "-".
+// ".", "..", or contains "*" (patterns do), and the first is not "-".
 func CheckChannel(name string) error {
 	bad := func(rule string) error {
 		return errorf("bad_channel", "%.80q is no channel's name: %s", name, rule)
@@ -40,7 +40,7 @@ func CheckChannel(name string) error {
 	case strings.ContainsFunc(name, unicode.IsControl):
 		return bad("it contains a control character")
 	case strings.Contains(name, "*"):
-		return bad("it contains *, which is kept for patterns")
+		return bad("it contains *, as patterns do: one can read those, and publish to channels")
 	case name == "-" || strings.HasPrefix(name, "-/"):
 		return bad("what begins with -/ is the server's own")
 	}

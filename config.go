@@ -131,8 +131,8 @@ type Config struct {
 	HistoryBytes int
 
 	// MaxMessage is the largest message in bytes, over a WebSocket or as the
-	// body of a POST. Default 1 MiB. A client can make the server hold twice
-	// this much.
+	// body of a POST. Default 1 MiB. In JSON, over fanfare.v1, a byte of it may take six: a client can make
+	// the server hold up to that much, and over everything else twice this much.
 	MaxMessage int
 
 	// MaxSubscriptions is how many channels and patterns one connection may read

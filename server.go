@@ -36,7 +36,6 @@ type Server struct {
 	rules      frame.Rules           // of plain clients
 	v1Rules    frame.Rules
 	born       time.Time
-	nonce      uint64 // of session ids
 	ticks      ticks
 	life       context.Context // ends when Shutdown is called
 	die        context.CancelCauseFunc
@@ -47,7 +46,6 @@ type Server struct {
 	pending  atomic.Int64  // publications that the broker has not answered yet
 	speakers atomic.Int64  // goroutines in session.speak
 	present  atomic.Int64  // sessions
-	ids      atomic.Uint64 // how many there were
 	methods  sync.Map      // of Handle, by name
 	loops    atomic.Uint32 // how often anyLoop was asked
 	// live has the channels by name, for deliveries, which must not wait for mu,
@@ -86,10 +84,9 @@ func New(cfg Config) (*Server, error) {
 		broker:     cfg.Broker,
 		transports: transports,
 		rules:      frame.Rules{Masked: true, Limit: int64(cfg.MaxMessage)},
-		// A text may be twice as long in JSON; more is too much to be looked at.
-		v1Rules: frame.Rules{Masked: true, Limit: 2*int64(cfg.MaxMessage) + 4096},
+		// In JSON a byte of a text may be six: \u0000.
+		v1Rules: frame.Rules{Masked: true, Limit: 6*int64(cfg.MaxMessage) + 4096},
 		born:    time.Now(),
-		nonce:   rand.Uint64N(1<<24) << 40,
 		ticks: ticks{
 			heartbeat: cfg.ticks(cfg.Heartbeat),
 			answer:    cfg.ticks(cfg.HeartbeatTimeout),
@@ -250,7 +247,7 @@ func (s *Server) channel(ctx context.Context, name string) (*channel, error) {
 	return c, nil
 }
 
-// release ends what channel or join began.
+// release ends what channel or watch began.
 func (s *Server) release(c *channel) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -346,9 +343,9 @@ func (s *Server) left(who *speaker, why ending, err error) {
 	s.ends.Done()
 }
 
-// newID returns a new session's id, which no other has, also of other servers
-// and, as far as chance can tell, of this one before.
-func (s *Server) newID() uint64 { return s.nonce | s.ids.Add(1) }
+// newID returns a new session's id, which no other has, as far as chance can
+// tell, also of other servers.
+func (s *Server) newID() uint64 { return rand.Uint64() }
 
 // idText is an id as clients see it.
 func idText(id uint64) string { return strconv.FormatUint(id, 36) }
