@@ -49,7 +49,7 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request, channel 
 			s.refuse(w, err)
 			return
 		}
-		header.Set(positionHeader, at.cursor.Position().String())
+		header.Set(positionHeader, at.from.String())
 	}
 	// From the 101 on the client is one that Shutdown has to wait for.
 	if !s.admit() {

@@ -37,7 +37,7 @@ func (s *Server) serveLive(w http.ResponseWriter, r *http.Request, channel strin
 		s.refuse(w, err)
 		return
 	}
-	position := at.cursor.Position().String()
+	position := at.from.String()
 	h := w.Header()
 	liveHeader(h, d.media)
 	h.Set(positionHeader, position)

@@ -164,7 +164,7 @@ func (c *channel) watch() place {
 	if w.channel.refs.Add(1) == 1 {
 		w.forget()
 	}
-	return place{w.channel, *w.channel.feed.Live(&crowdWire.form, feed.Skip, crowdLag)}
+	return place{channel: w.channel, cursor: *w.channel.feed.Live(&crowdWire.form, feed.Skip, crowdLag)}
 }
 
 // watched reports whether anybody wants to know, or is about to.

@@ -27,6 +27,10 @@ type subscription struct {
 type place struct {
 	channel *channel
 	cursor  feed.Cursor
+	// from is where reading begins, as the client is told: a gap, if there is one,
+	// comes after it, so that who is cut off before he has heard of the gap hears
+	// of it when he resumes from here.
+	from Position
 }
 
 // find opens a channel or a pattern, if it is not open yet, and finds the place
@@ -41,6 +45,7 @@ func (s *Server) find(ctx context.Context, name string, since *Position, slow sl
 	settings := s.now.Load().channel(name)
 	slow = slow.or(settings.slowness())
 	cursor := c.feed.Live(c.form(w), slow.policy.feeds(), int64(slow.maxLag))
+	gap := false
 	if since != nil && !cursor.Resume(*since) {
 		page, err := s.recall(ctx, name, broker.Query{Since: *since})
 		if err != nil {
@@ -48,8 +53,13 @@ func (s *Server) find(ctx context.Context, name string, since *Position, slow sl
 			return place{}, err
 		}
 		cursor.Rewind(*since, page)
+		gap = page.Gap
 	}
-	return place{c, *cursor}, nil
+	from := cursor.Position()
+	if gap {
+		from = *since
+	}
+	return place{c, *cursor, from}, nil
 }
 
 // attach has member, whose subscription this is, read from p on: a loop wakes it
