@@ -122,29 +122,33 @@ func (c *channel) audience(l transport.Loop) *audience {
 
 // open declares interest to the broker and fills the feed with what there is
 // of history. It is called once. retention is what the settings say at the moment.
-//
-// A pattern begins without history: each of its channels keeps what it keeps, so
-// together they can have holes, of which the broker must be asked by whoever resumes.
 func (c *channel) open(ctx context.Context, b broker.Broker, retention func(channel string) feed.Retention) error {
 	base, err := b.Subscribe(ctx, c.name)
 	if err != nil {
 		return err
 	}
-	var history []*broker.Message
-	if !broker.IsPattern(c.name) {
-		page, err := b.History(ctx, c.name, broker.Query{Limit: max(1, retention(c.name).Count), Tail: true})
-		if err != nil {
-			b.Unsubscribe(c.name)
-			return err
+	page, err := b.History(ctx, c.name, broker.Query{Limit: max(1, retention(c.name).Count), Tail: true})
+	if err == nil && len(page.Messages) > 0 && broker.IsPattern(c.name) {
+		// Each of its channels keeps what it keeps, so together they can have holes:
+		// then whoever resumes must ask the broker.
+		begin := page.Messages[0].Position
+		begin.Offset--
+		var probe broker.Page
+		if probe, err = b.History(ctx, c.name, broker.Query{Since: begin, Limit: 1}); probe.Gap {
+			page.Messages = nil
 		}
-		// What was published since Subscribe is in the page, or comes early, or both.
-		if history = page.Messages; len(history) > 0 {
-			base = page.Position
-		}
+	}
+	if err != nil {
+		b.Unsubscribe(c.name)
+		return err
+	}
+	// What was published since Subscribe is in the page, or comes early, or both.
+	if len(page.Messages) > 0 {
+		base = page.Position
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.feed = feed.New(retention(c.name), base, history)
+	c.feed = feed.New(retention(c.name), base, page.Messages)
 	c.live = c.feed
 	for _, m := range c.early {
 		c.appendNew(m)
