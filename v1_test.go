@@ -240,7 +240,7 @@ func TestV1BadInput(t *testing.T) {
 	wants(t, p.ask(`{"type":"subscribe","id":"s","channel":"c/10","presence":true}`), "error", "s", "too_many_subscriptions")
 	wants(t, p.ask(`{"type":"subscribe","id":"s","channel":"c/10"}`), "ok", "s", "")
 	// Far too large a message is no conversation any more, and even then it is said why.
-	p.say(`{"type":"publish","data":"` + strings.Repeat("x", 10_000) + `"}`)
+	p.say(`{"type":"publish","data":"` + strings.Repeat("x", 20_000) + `"}`)
 	wants(t, p.event(), "bye", "", "protocol")
 	if code, _ := p.closed(); code != frame.MessageTooBig {
 		t.Errorf("closed with %d", code)
