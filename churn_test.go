@@ -3,6 +3,7 @@ package fanfare_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,7 @@ import (
 	"fanfare"
 	"fanfare/broker"
 	"fanfare/internal/frame"
+	"fanfare/protocol"
 )
 
 // Hundreds of visitors come, freeze, break the rules, vanish in the middle of
@@ -508,6 +510,62 @@ var visits = []struct {
 			v.passes(time.Second)
 		}
 	}},
+	{"listens over HTTP, and is gone", func(v *visitor) {
+		path := v.somewhere()
+		if v.rnd.IntN(3) == 0 {
+			path = "/passing/*"
+		}
+		l := v.listens(path)
+		if path == "/plaza" {
+			for range v.rnd.IntN(5) {
+				l.event()
+			}
+		}
+		switch v.rnd.IntN(3) {
+		case 0:
+			l.conn.Close()
+		case 1:
+			reset(l.conn)
+		case 2:
+			l.conn.(*net.TCPConn).CloseWrite()
+			io.Copy(io.Discard, l.r)
+			l.conn.Close()
+		}
+	}},
+	{"listens over HTTP, and freezes", func(v *visitor) {
+		l := v.listens("/flow?slow=" + []string{"catch-up", "skip", "latest", "close"}[v.rnd.IntN(4)])
+		l.conn.(*net.TCPConn).SetReadBuffer(32 << 10)
+		v.passes(6 * time.Second)
+		defer reset(l.conn)
+		if v.rnd.IntN(4) == 0 {
+			return
+		}
+		var f follower
+		if e, err := v.streams(l, &f, 1+v.rnd.IntN(10)); err == nil && e.Type == "bye" && e.Code != "too_slow" && e.Code != "stuck" {
+			v.t.Errorf("a listener who thaws is told %s", e.Append(nil))
+		}
+	}},
+	{"listens over HTTP, loses its connection and resumes", func(v *visitor) {
+		var f follower
+		since := ""
+		for range 3 {
+			l := v.listens("/flow?since=" + since)
+			if e, err := v.streams(l, &f, 1+v.rnd.IntN(20)); e.Type == "bye" || err != nil {
+				v.t.Errorf("who resumes is told %s %v", e.Append(nil), err)
+			}
+			since = l.at
+			reset(l.conn)
+			v.passes(time.Second)
+		}
+	}},
+	{"publishes many in one POST, and vanishes", func(v *visitor) {
+		var lines []byte
+		for range 1 + v.rnd.IntN(8) { // more at once would outrun those who listen
+			lines = fmt.Appendf(lines, "{\"data\":%q}\n", v.word(v.rnd.IntN(500)))
+		}
+		whole := fmt.Sprintf("POST /plaza HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nContent-Length: %d\r\n\r\n%s", len(lines), lines)
+		v.ends(v.dial(whole[:len(whole)-v.rnd.IntN(len(lines))]))
+	}},
 	{"publishes by POST", func(v *visitor) {
 		v.post("plaza", v.word(v.rnd.IntN(3000)))
 	}},
@@ -678,6 +736,47 @@ func (v *visitor) freezes(d time.Duration) *person {
 	p.conn.(*net.TCPConn).SetReadBuffer(32 << 10)
 	v.passes(d)
 	return p
+}
+
+// listens begins to read over HTTP, in either form.
+func (v *visitor) listens(path string) *listener {
+	l, err := listenOn(v.t, v.dial(""), path, []string{asEvents, asLines}[v.rnd.IntN(2)])
+	if err != nil {
+		v.t.Fatalf("listening to %s: %v", path, err)
+	}
+	return l
+}
+
+// streams reads n messages of the flow, unless the server says bye before, which
+// it returns.
+func (v *visitor) streams(l *listener, f *follower, n int) (protocol.Event, error) {
+	for n > 0 {
+		e, err := l.next()
+		if err != nil {
+			return e, err
+		}
+		text := ""
+		switch e.Type {
+		case "bye":
+			return e, nil
+		case "heartbeat":
+			continue
+		case "gap":
+			if text = "* history does not reach back"; e.Missed > 0 {
+				text = fmt.Sprintf("* %d messages", e.Missed)
+			}
+		default:
+			if err := json.Unmarshal(e.Data, &text); err != nil {
+				return e, err
+			}
+			n--
+		}
+		if _, err := f.take(text); err != nil {
+			v.t.Errorf("a listener to the flow: %v", err)
+			return e, err
+		}
+	}
+	return protocol.Event{}, nil
 }
 
 // flows reads n messages of the flow, unless the server closes before.

@@ -38,6 +38,7 @@ func TestCORS(t *testing.T) {
 		{"named posts", app, "POST", "/chat", []string{"Origin: " + app}, 200, app, true},
 		{"named asks", app, "OPTIONS", "/chat", preflight(app, "POST", "content-type,idempotency-key"), 204, app, true},
 		{"named is told what is wrong", app, "GET", "/chat?limit=0", []string{"Origin: " + app}, 400, app, true},
+		{"named asks for no channel", app, "GET", "/a//b", []string{"Origin: " + app}, 400, app, true},
 		{"named does what there is not", app, "DELETE", "/chat", []string{"Origin: " + app}, 405, app, true},
 		{"another one", app, "POST", "/chat", []string{"Origin: " + evil}, 403, "", false},
 		{"another port", app, "POST", "/chat", []string{"Origin: " + app + ":444"}, 403, "", false},

@@ -48,6 +48,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if path == "" {
 		path = lobby
 	}
+	stranger := s.permit(w, r) // first, so that a page is shown what is refused too
 	if err := checkReadable(path); err != nil {
 		s.refuse(w, err)
 		return
@@ -60,7 +61,6 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.serveWebSocket(w, r, path)
 		return
 	}
-	stranger := s.permit(w, r)
 	methods, refusal := channelMethods, "a channel answers %s"
 	if broker.IsPattern(path) {
 		methods, refusal = patternMethods, "a pattern answers %s: one can read it, and publish to channels"
