@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strconv"
@@ -269,11 +270,11 @@ func receive[T any](c <-chan T, idle func()) (v T, ok bool) {
 // appendOutcome appends the line of the answer.
 func (s *Server) appendOutcome(b []byte, line int, o outcome) []byte {
 	if o.err == nil {
-		return append(o.pos.Append(append(b, `{"position":"`...)), "\"}\n"...)
+		return fmt.Appendf(b, "{\"line\":%d,\"position\":%q}\n", line, o.pos)
 	}
 	e := s.known(o.err)
 	return appendJSON(b, struct {
-		Error errorText `json:"error"`
 		Line  int       `json:"line"`
-	}{errorText{e.Code, e.Message}, line})
+		Error errorText `json:"error"`
+	}{line, errorText{e.Code, e.Message}})
 }

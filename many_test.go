@@ -196,7 +196,7 @@ func TestManyEnds(t *testing.T) {
 		}
 		answer, err := io.ReadAll(resp.Body)
 		resp.Body.Close()
-		if n := strings.Count(string(answer), `{"position":"`); err != nil || resp.StatusCode != 200 || n != len(strings.Fields(want)) || strings.Contains(string(answer), "error") {
+		if n := strings.Count(string(answer), `,"position":"`); err != nil || resp.StatusCode != 200 || n != len(strings.Fields(want)) || strings.Contains(string(answer), "error") {
 			t.Errorf("%q is answered %s %q, %v", body, resp.Status, answer, err)
 		}
 	}
