@@ -26,11 +26,12 @@ const help = `Measures Fanfare on this machine, beside other servers and beside 
 
   bench/run.sh peers   [flags]   Fanfare, gws, gorilla/websocket, coder/websocket, ws, websockets and the floor
   bench/run.sh figures [flags]   Fanfare beside the floor, and whether it keeps its bounds
+  bench/run.sh v1      [flags]   of these only what concerns fanfare.v1
   bench/run.sh build             only builds everything into bench/out/bin, to measure by hand
 
 The table goes to standard output, progress to standard error, and every single
 measurement as a line of JSON to a file in bench/out that is named at the end.
-Keep the machine quiet meanwhile; peers and figures take about ten minutes each.
+Keep the machine quiet meanwhile; each takes about ten minutes.
 FANFARE_TRANSPORT=stream bench/run.sh ... measures Fanfare's portable transport.
 
 Flags:
@@ -81,7 +82,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	flags.SetOutput(out)
 	flags.IntVar(&o.rounds, "rounds", 5, "how often each server's turn comes; the table has medians")
 	flags.IntVar(&o.secs, "secs", 3, "seconds of each measurement under load, after one to warm up")
-	flags.IntVar(&o.wait, "wait", 0, "seconds between the last message and reading the memory of idle connections (default: figures 60, peers 2)")
+	flags.IntVar(&o.wait, "wait", 0, "seconds between the last message and reading the memory of idle connections (default: 60, peers 2)")
 	flags.IntVar(&o.n, "n", 0, "connections, in place of each scenario's own number")
 	flags.IntVar(&o.size, "size", 0, "bytes of a message, in place of each scenario's own")
 	flags.StringVar(&o.servers, "servers", "", "only these `names`, by comma (default: all that are there)")
@@ -103,23 +104,23 @@ func parse(args []string, out io.Writer) (options, error) {
 	switch {
 	case o.mode == "":
 		flags.Usage()
-		return o, errors.New("say what to do: peers, figures or build")
-	case o.mode != "peers" && o.mode != "figures" && o.mode != "build":
-		return o, fmt.Errorf("there is no %q: say peers, figures or build", o.mode)
+		return o, errors.New("say what to do: peers, figures, v1 or build")
+	case plans[o.mode].table == nil && o.mode != "build":
+		return o, fmt.Errorf("there is no %q: say peers, figures, v1 or build", o.mode)
 	case flags.NArg() > 0:
 		return o, fmt.Errorf("%q is neither a flag nor a flag's value; -h says what there is", flags.Arg(0))
 	case o.rounds < 1 || o.secs < 1 || o.wait < 0 || o.n < 0 || o.size < 0:
 		return o, errors.New("--rounds and --secs must be 1 or more, --wait, --n and --size 0 or more")
 	case o.size > 60000:
 		return o, fmt.Errorf("--size is %d, and the load generator sends 60000 bytes at most", o.size)
-	case o.write && (o.servers != "" || o.scenarios != "" || o.n > 0 || o.size > 0 || o.mode == "build"):
+	case o.write && (o.servers != "" || o.scenarios != "" || o.n > 0 || o.size > 0 || o.mode == "build" || o.mode == "v1"):
 		return o, errors.New("--write is for the whole table of peers or figures: leave out --servers, --scenarios, --n and --size, or --write")
 	case o.n > 0 && o.n < 20:
 		return o, fmt.Errorf("--n is %d: the scenarios make sense from 20 connections on", o.n)
 	}
 	if o.wait == 0 {
 		o.wait = 2
-		if o.mode == "figures" {
+		if o.mode != "peers" {
 			o.wait = 60
 		}
 	}
@@ -145,7 +146,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	for _, m := range missing {
-		if o.mode != "figures" { // which needs none of them
+		if o.mode != "figures" && o.mode != "v1" { // which need none of them
 			say("going on without %s", m)
 		}
 	}

@@ -33,10 +33,11 @@ type scenario struct {
 type result struct {
 	ConnectCPU float64  `json:"connect_cpu_us"`             // of the server, for each connection
 	CPU        float64  `json:"server_cpu_us_per_delivery"` // microseconds
-	RSSPerConn float64  `json:"rss_per_conn_b"`             // more than before they came
-	RSS        float64  `json:"rss_mb"`                     // of the server, at the end
-	Closed     int      `json:"closed"`                     // connections that the server ended
-	Missing    int      `json:"missing"`                    // deliveries
+	Bytes      float64  `json:"bytes_per_delivery"`
+	RSSPerConn float64  `json:"rss_per_conn_b"` // more than before they came
+	RSS        float64  `json:"rss_mb"`         // of the server, at the end
+	Closed     int      `json:"closed"`         // connections that the server ended
+	Missing    int      `json:"missing"`        // deliveries
 	Latency    *latency `json:"latency_us"`
 }
 

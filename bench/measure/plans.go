@@ -18,6 +18,7 @@ type plan struct {
 var plans = map[string]plan{
 	"peers":   {"", peersScenarios, peersTable},
 	"figures": {floor + "," + ours, figuresScenarios, figuresTable},
+	"v1":      {ours, v1Scenarios, func(o options, r results, _ []server) string { return table(v1Rows(o, r)) }},
 }
 
 // scenarioNames lists the names that --scenarios takes.

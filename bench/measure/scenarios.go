@@ -54,19 +54,23 @@ func peersTable(o options, r results, servers []server) string {
 	return t.String()
 }
 
+// alone is a scenario for Fanfare only.
+func alone(sc scenario) scenario {
+	sc.only = ours
+	return sc
+}
+
+// together is one whose rounds wait at the same time.
+func together(sc scenario) scenario {
+	sc.together = true
+	return alone(sc)
+}
+
 // figuresScenarios are many, for Fanfare, and for the floor what it can do too.
 func figuresScenarios(o options) []scenario {
-	alone := func(sc scenario) scenario {
-		sc.only = ours
-		return sc
-	}
-	together := func(sc scenario) scenario {
-		sc.together = true
-		return alone(sc)
-	}
-	many, few, rooms := or(o.n, 18000), or(o.n, 18000)/9, or(o.n, 9000)/3
+	few, rooms := or(o.n, 18000)/9, or(o.n, 9000)/3
 	crowd := or(o.n, 200)
-	return []scenario{
+	all := []scenario{
 		o.pingpong(1000),
 		o.pingpong(10000),
 		o.sat(),
@@ -75,8 +79,8 @@ func figuresScenarios(o options) []scenario {
 		alone(o.loaded("stall", crowd, fmt.Sprintf("--mode rate --rate 30 --stall %d", crowd/10), 32000)),
 		alone(o.loaded("rooms", 3*rooms, fmt.Sprintf("--mode rate --rate %d --rooms %[1]d --srcs 8", rooms), 128)),
 		together(o.idle("idle-few", few)),
-		together(o.idle("idle-many", many)),
 	}
+	return append(all, v1Scenarios(o)...)
 }
 
 // A row of figures is something that Fanfare must keep within a bound.
@@ -89,11 +93,17 @@ type row struct {
 	ratio  bool // the bound is for the ratio of the two
 }
 
-func figuresTable(o options, r results, _ []server) string {
+// byName are the scenarios of figures.
+func byName(o options) map[string]scenario {
 	sc := map[string]scenario{}
 	for _, s := range figuresScenarios(o) {
 		sc[s.name] = s
 	}
+	return sc
+}
+
+func figuresTable(o options, r results, _ []server) string {
+	sc := byName(o)
 	of := func(name string, pick func(*result) float64) figures { return r.of(sc[name], ours, pick) }
 	atFloor := func(name string, pick func(*result) float64) figures { return r.of(sc[name], floor, pick) }
 	n := func(name string) string { return num(float64(sc[name].n)) }
@@ -110,6 +120,10 @@ func figuresTable(o options, r results, _ []server) string {
 		{"the same: RSS more than when all read, MB", minus(of("stall", rss), of("stall-none", rss), 1), nil, "", 2, false},
 		{"a message to each of " + num(float64(sc["rooms"].n)/3) + " channels of three every second: p99, ms", of("rooms", p99), nil, "", 100, false},
 	}
+	return table(append(rows, v1Rows(o, r)...))
+}
+
+func table(rows []row) string {
 	var t strings.Builder
 	t.WriteString("| what | Fanfare | beside it | ratio | bound | holds |\n|---|---|---|---|---|---|\n")
 	for _, row := range rows {

@@ -19,6 +19,7 @@ func cpu(r *result) float64        { return r.CPU }
 func connectCPU(r *result) float64 { return r.ConnectCPU }
 func rss(r *result) float64        { return r.RSS }
 func rssPerConn(r *result) float64 { return r.RSSPerConn }
+func bytesEach(r *result) float64  { return r.Bytes }
 func p99(r *result) float64 { // in milliseconds
 	if r.Latency == nil {
 		return math.NaN()
