@@ -101,5 +101,15 @@ func (s *Server) serveHistory(w http.ResponseWriter, r *http.Request, channel st
 	h := w.Header()
 	jsonHeader(h)
 	h.Set("Content-Length", strconv.Itoa(len(body)))
-	_, _ = w.Write(body) // the client may be gone; nobody is left to tell
+	// Whoever asks and does not read keeps a page of megabytes, also where the
+	// program's http.Server has no WriteTimeout.
+	control := http.NewResponseController(w)
+	for part := range slices.Chunk(body, maxBatch) {
+		_ = control.SetWriteDeadline(time.Now().Add(s.cfg.WriteTimeout))
+		if _, err := w.Write(part); err != nil {
+			return // the client is gone; nobody is left to tell
+		}
+	}
+	_ = control.Flush() // while the deadline counts
+	_ = control.SetWriteDeadline(time.Time{})
 }
