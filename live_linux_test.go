@@ -31,9 +31,9 @@ func vanish(t *testing.T, conn net.Conn) {
 // A listener that is gone without a word is found out by what it does not
 // acknowledge: a heartbeat, when nobody speaks.
 func TestLiveDeadPeer(t *testing.T) {
-	bothForms(t, func(t *testing.T, accept string) {
+	bothTransports(t, func(t *testing.T) {
 		s := perform(t, fanfare.Config{Heartbeat: 200 * time.Millisecond, HeartbeatTimeout: 200 * time.Millisecond, WriteTimeout: 100 * time.Millisecond})
-		alive, dead := s.listen("/grave", accept), s.listen("/grave", accept)
+		alive, dead := s.listen("/grave", asEvents), s.listen("/grave", asLines)
 		alive.event()
 		dead.event()
 		vanish(t, dead.conn)

@@ -395,7 +395,7 @@ func TestLiveGaps(t *testing.T) {
 // Something is said when nothing else is, and not otherwise.
 func TestLiveHeartbeat(t *testing.T) {
 	bothForms(t, func(t *testing.T, accept string) {
-		const pause = 200 * time.Millisecond
+		const pause = 150 * time.Millisecond
 		s := perform(t, fanfare.Config{Heartbeat: pause})
 		l := s.listen("/quiet", accept)
 		began := time.Now()
@@ -668,6 +668,7 @@ func TestLiveElsewhere(t *testing.T) {
 		{"one with Flush only over HTTP/2", shading, func(s *httptest.Server) { s.EnableHTTP2 = true; s.StartTLS() }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			const pause = 100 * time.Millisecond
 			s := perform(t, fanfare.Config{Heartbeat: pause, WriteTimeout: 300 * time.Millisecond})
 			house := httptest.NewUnstartedServer(c.around(s.Server))
@@ -861,12 +862,12 @@ func TestLiveResumesUnderCuts(t *testing.T) {
 							quit = func() { conn.Close() }
 							cut := &cutConn{Conn: conn, left: 1 << 30}
 							if !calm {
-								cut.left = 300 + random.IntN(20_000)
+								cut.left = 300 + random.IntN(60_000)
 							}
 							l, err = listenOn(t, cut, path, append(headers, accept)...)
 						}
 					}
-					left := 1 + random.IntN(200)
+					left := 1 + random.IntN(400)
 					for err == nil && (calm || left > 0) && len(orders[i]) < publishers*each {
 						var e protocol.Event
 						if e, err = l.next(); err == nil && e.Type == "message" {
