@@ -101,8 +101,7 @@ func (v *v1) do(s *session, cmd protocol.Command, refused *protocol.Error, weigh
 		v.request(s, &cmd, weight)
 		return
 	}
-	ctx, cancel := context.WithTimeout(s.server.life, commandTimeout)
-	defer cancel()
+	ctx := s.server.life // what waits for the broker has a bound of its own
 	ok := &protocol.Event{Type: protocol.OKEvent, ID: cmd.ID}
 	var err error
 	switch cmd.Type {
@@ -126,9 +125,6 @@ func (v *v1) do(s *session, cmd protocol.Command, refused *protocol.Error, weigh
 	}
 	v.answer(s, &cmd, weight, ok, err)
 }
-
-// commandTimeout is how long the broker may take for a command.
-const commandTimeout = 30 * time.Second
 
 // reply ends a command with what the client is told.
 func (v *v1) reply(s *session, weight int32, frames []byte) {
