@@ -101,13 +101,22 @@ func (s *Server) serveHistory(w http.ResponseWriter, r *http.Request, channel st
 	h := w.Header()
 	jsonHeader(h)
 	h.Set("Content-Length", strconv.Itoa(len(body)))
-	// Whoever asks and does not read keeps a page of megabytes, also where the
-	// program's http.Server has no WriteTimeout.
+	writePage(w, r, body, s.cfg.WriteTimeout)
+}
+
+// writePage writes megabytes, perhaps to somebody who does not read. Where the
+// program's http.Server has no WriteTimeout, nobody may keep us waiting for
+// longer than patience.
+func writePage(w http.ResponseWriter, r *http.Request, body []byte, patience time.Duration) {
+	if server, ok := r.Context().Value(http.ServerContextKey).(*http.Server); ok && server.WriteTimeout > 0 {
+		_, _ = w.Write(body) // the client may be gone; nobody is left to tell
+		return
+	}
 	control := http.NewResponseController(w)
 	for part := range slices.Chunk(body, maxBatch) {
-		_ = control.SetWriteDeadline(time.Now().Add(s.cfg.WriteTimeout))
+		_ = control.SetWriteDeadline(time.Now().Add(patience))
 		if _, err := w.Write(part); err != nil {
-			return // the client is gone; nobody is left to tell
+			return
 		}
 	}
 	_ = control.Flush() // while the deadline counts

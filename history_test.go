@@ -2,9 +2,12 @@ package fanfare_test
 
 import (
 	"encoding/json"
+	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"fanfare"
 	"fanfare/protocol"
@@ -108,9 +111,7 @@ func TestHistoryCounts(t *testing.T) {
 	s := perform(t, fanfare.Config{})
 	alice, _ := s.join("/news"), s.join("/news")
 	s.join("/other")
-	if p := s.page("/news"); p.Count != 2 {
-		t.Errorf("%d are here, want 2", p.Count)
-	}
+	eventually(t, "two are here", func() bool { return s.page("/news").Count == 2 }) // the 101 comes before
 	alice.leave()
 	eventually(t, "one is left", func() bool { return s.page("/news").Count == 1 })
 }
@@ -167,5 +168,45 @@ func TestDeepMessageInHistory(t *testing.T) {
 	records := s.page("/deep").records(t)
 	if len(records) != 2 || records[0].Data[0] != '"' || string(records[1].Data) != nested(200) {
 		t.Errorf("%.200s", s.page("/deep").Messages)
+	}
+}
+
+// Whoever asks for history again and again and never reads is cut off, also
+// where the program's http.Server has no timeout for that.
+func TestHistoryThatNobodyReads(t *testing.T) {
+	closed := make(chan struct{}, 10)
+	s := perform(t, fanfare.Config{WriteTimeout: 200 * time.Millisecond, HistoryBytes: 8 << 20}, func(h *http.Server) {
+		h.ConnState = func(_ net.Conn, state http.ConnState) {
+			if state == http.StateClosed {
+				closed <- struct{}{}
+			}
+		}
+	})
+	for range 3 {
+		if _, err := s.Publish(t.Context(), &fanfare.Message{Channel: "big", Payload: make([]byte, 1<<20), Binary: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := net.Dial("tcp", s.addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	const requests = 10 // for more than the system's buffers hold
+	if _, err := fmt.Fprint(c, strings.Repeat("GET /big HTTP/1.1\r\nHost: fanfare\r\nAccept: application/json\r\n\r\n", requests)); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-closed:
+	case <-time.After(patience):
+		t.Error("a client that reads nothing keeps its pages")
+		c.Close()
+	}
+	// Who reads, and then nothing for a while, is not disturbed.
+	for range 2 {
+		if p := s.page("/big?limit=1"); len(p.Messages) != 1 {
+			t.Errorf("%d messages", len(p.Messages))
+		}
+		time.Sleep(300 * time.Millisecond)
 	}
 }

@@ -427,10 +427,10 @@ func TestPauses(t *testing.T) {
 func TestTimesThatOverflow(t *testing.T) {
 	const most = "9223372036854775807"
 	st := newStage(t)
-	st.welcomes(`{"type":"welcome","protocol":"fanfare.v1","session":"s1","heartbeat":` + most + `}`)
+	st.welcomes(`{"type":"welcome","protocol":"fanfare.v1","session":"s1","heartbeat":` + most + `,"limits":{"repeat":` + most + `}}`)
 	c, a := st.dial(Options{})
-	if silence := c.silence(); silence != mostHeartbeat*3/2 {
-		t.Errorf("it bears %v of silence", silence)
+	if silence, repeat := c.told(); silence != mostTime*3/2 || repeat != mostTime*9/10 {
+		t.Errorf("it bears %v of silence, and repeats for %v", silence, repeat)
 	}
 	a.says(`{"type":"bye","code":"shutting_down","message":"…","retry":%s}`, most)
 	if s := st.reaches(c, Waiting); s.Wait < mostRetry || s.Wait > 2*mostRetry {
@@ -438,8 +438,8 @@ func TestTimesThatOverflow(t *testing.T) {
 	}
 }
 
-func (c *Client) silence() time.Duration {
+func (c *Client) told() (silence, repeat time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.session.silence
+	return c.session.silence, c.repeatFor()
 }

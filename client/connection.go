@@ -25,7 +25,7 @@ const (
 	leavingWait   = 5 * time.Second  // for the farewell of a server that said it is shutting down
 	mostRetry     = 10 * time.Minute // that a server may ask for
 	heartbeatElse = 25 * time.Second // of a server that does not say
-	mostHeartbeat = 24 * time.Hour   // of one that does
+	mostTime      = 24 * time.Hour   // that a server may tell
 )
 
 // A loss is why there is no connection, and what to do about it.
@@ -164,7 +164,7 @@ func (c *Client) meet(conn *websocket.Conn) (*session, *loss) {
 		silence: heartbeatElse * 3 / 2, pending: make(map[string]func(*protocol.Event)), heard: c.now(),
 	}
 	if e.Heartbeat > 0 {
-		s.silence = span(e.Heartbeat, time.Millisecond, mostHeartbeat) * 3 / 2
+		s.silence = span(e.Heartbeat, time.Millisecond, mostTime) * 3 / 2
 	}
 	if e.Limits != nil {
 		s.limits = *e.Limits

@@ -68,7 +68,7 @@ func (s *session) begin() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.session = s
-	c.repeat = time.Duration(s.limits.Repeat) * time.Millisecond * 9 / 10
+	c.repeat = span(max(0, s.limits.Repeat), time.Millisecond, mostTime) * 9 / 10
 	for _, sub := range c.subs {
 		c.attend(sub)
 	}
