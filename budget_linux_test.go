@@ -1,6 +1,7 @@
 package fanfare
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"net/http"
@@ -217,6 +218,20 @@ func TestDeliveryBudget(t *testing.T) {
 	}
 }
 
+// segments is in how many pieces bytes came to clients. On the loopback, where a
+// segment holds 64 KiB, what is written at once is one.
+func segments(t *testing.T, fds []int) (sum int) {
+	t.Helper()
+	for _, fd := range fds {
+		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum += int(info.Data_segs_in)
+	}
+	return sum
+}
+
 // What was published while a loop was busy is one write for each reader.
 func TestWriteBudget(t *testing.T) {
 	t.Setenv("FANFARE_TRANSPORT", "reactor")
@@ -243,18 +258,8 @@ func TestWriteBudget(t *testing.T) {
 			}
 		}
 	}
-	segments := func() (sum int) {
-		for _, fd := range fds {
-			info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-			if err != nil {
-				t.Fatal(err)
-			}
-			sum += int(info.Data_segs_in)
-		}
-		return sum
-	}
 	hear(publish(`{"n":"first"}`)) // now all of them are members
-	before := segments()
+	before := segments(t, fds)
 	release := make(chan struct{})
 	for _, l := range s.transports[0].Loops() {
 		held := make(chan struct{})
@@ -267,8 +272,43 @@ func TestWriteBudget(t *testing.T) {
 	}
 	close(release)
 	hear(total)
-	// On the loopback, where a segment holds 64 KiB, what is written at once is one.
-	if got := segments() - before; got != n {
+	if got := segments(t, fds) - before; got != n {
 		t.Errorf("%d messages to %d readers came in %d segments, want one for each reader", messages, n, got)
+	}
+}
+
+// What a client is told of all that came from it at once is one write.
+func TestAnswerBudget(t *testing.T) {
+	t.Setenv("FANFARE_TRANSPORT", "reactor")
+	s, err := New(Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fds := flock(t, bare(t, s), 1, v1Header)
+	buf := make([]byte, 64<<10)
+	hear := func(what string, n int) {
+		t.Helper()
+		for got := 0; got < n; {
+			got += bytes.Count(read(t, fds[0], buf), []byte(what))
+		}
+	}
+	const publishes = 64
+	say := func(format string, n int) {
+		t.Helper()
+		var said []byte
+		for i := range n {
+			said = frame.AppendMasked(said, frame.Text, true, [4]byte{1, 2, 3, 4}, fmt.Appendf(nil, format, i))
+		}
+		if _, err := syscall.Write(fds[0], said); err != nil {
+			t.Fatal(err)
+		}
+	}
+	say(`{"type":"ping","id":"%d"}`, 1)
+	hear(`"type":"ok"`, 1) // and the welcome, before
+	before := segments(t, fds)
+	say(`{"type":"publish","channel":"quiet","id":"p%d","data":1}`, publishes)
+	hear(`"type":"ok"`, publishes)
+	if got := segments(t, fds) - before; got != 1 {
+		t.Errorf("%d publishes were acknowledged in %d segments, want one", publishes, got)
 	}
 }
