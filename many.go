@@ -97,11 +97,11 @@ func (p *poster) publishAll() bool {
 	for n := 1; ; n++ {
 		text, err := p.line()
 		switch {
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return true
 		case err == nil && len(text) == 0:
 			continue
-		case err == errLongLine:
+		case errors.Is(err, errLongLine):
 			p.owe(n, 1) <- outcome{err: errorf("too_big", "the line has more than %d bytes, and a message may have %d", p.maxLine(), p.server.cfg.MaxMessage)}
 			continue
 		case err != nil:
@@ -170,10 +170,10 @@ func (p *poster) line() ([]byte, error) {
 			p.text = append(p.text, part...)
 		}
 		switch {
-		case err == bufio.ErrBufferFull:
-		case err == io.EOF && len(p.text) == 0 && !long:
+		case errors.Is(err, bufio.ErrBufferFull):
+		case errors.Is(err, io.EOF) && len(p.text) == 0 && !long:
 			return nil, io.EOF
-		case err != nil && err != io.EOF:
+		case err != nil && !errors.Is(err, io.EOF):
 			return nil, err
 		case long:
 			return nil, errLongLine
