@@ -19,7 +19,9 @@ type Hooks struct {
 	// /-/connect channel is empty), or to read the live channel over HTTP. It is asked about nothing
 	// else: for reading history and for POST, guard the whole Server by a handler around it. An error
 	// refuses it: an [*Error] with its text, its code (without one: forbidden) and status 403,
-	// every other one as internal, and the log has it.
+	// every other one as internal, and the log has it. channel may be a pattern, "chat/**", as the
+	// path of any request that reads may. Not everybody whom it lets in comes: a HEAD
+	// asks too, and a handshake can break off.
 	Connect func(r *http.Request, channel string) error
 	// Subscribe is asked before a client that speaks fanfare.v1 subscribes to a
 	// channel or a pattern other than that of its URL, and before it is told the
@@ -33,13 +35,14 @@ type Hooks struct {
 	Subscribe func(ctx context.Context, channel, name string) error
 	// Publish is asked before a client's message is published, over a WebSocket
 	// or as a POST; what the program publishes itself is not asked about. m.Payload,
-	// m.Binary, m.Key and m.Sender may be changed until it returns. An error keeps the
+	// m.Binary, m.Key and m.Sender may be changed until it returns, and the same message must become the same
+	// again: what is repeated with its id is compared behind this hook. An error keeps the
 	// message from being published, and its sender is told as with Connect. The messages of
 	// one WebSocket are asked about one after the other, and published in that
 	// order; meanwhile nothing more is read from it. ctx ends with the
 	// request, or, for a WebSocket, when the server's Shutdown is called.
 	Publish func(ctx context.Context, m *Message) error
-	// Disconnect is told of the end of every client that was let in so, after
+	// Disconnect is told of the end of every client that came in so, after
 	// Publish was asked about the last message from it, each on a goroutine of its
 	// own: when thousands leave at once, it is called thousands of times at once.
 	// reason is one of those that [Stats] counts.
@@ -79,10 +82,7 @@ func (h *Hooks) maySubscribe(ctx context.Context, who *speaker, channel string) 
 }
 
 func (h *Hooks) mayPublish(ctx context.Context, m *Message) (err error) {
-	switch {
-	case h.Publish == nil:
-		return nil
-	case ctx.Err() != nil:
+	if ctx.Err() != nil {
 		return context.Cause(ctx) // whoever would hear the answer is gone
 	}
 	defer recovered("Publish", &err)

@@ -110,7 +110,7 @@ func (p *poster) publishAll() bool {
 		}
 		m, err := p.message(n, text)
 		if err == nil {
-			err = p.server.cfg.Hooks.mayPublish(p.request.Context(), m)
+			err = p.server.allow(p.request.Context(), m)
 		}
 		if err != nil {
 			p.owe(n, 1) <- outcome{err: err}

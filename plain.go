@@ -46,7 +46,7 @@ func (plain) hear(s *session, isBinary bool, text []byte) bool {
 // act implements [conversation]: it asks the hook, and publishes.
 func (plain) act(s *session, isBinary bool, text []byte) {
 	m, answer := s.plainly(isBinary, text), s.plainAnswer(text)
-	if err := s.server.cfg.Hooks.mayPublish(s.server.life, m); err != nil {
+	if err := s.server.allow(s.server.life, m); err != nil {
 		answer(Position{}, err)
 		return
 	}

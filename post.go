@@ -36,7 +36,7 @@ func (s *Server) servePost(w http.ResponseWriter, r *http.Request, channel strin
 		return
 	}
 	m := &Message{Channel: channel, Sender: set.name, Key: set.key, Binary: what == binaryMessage, Payload: body, ID: scoped(set.scope(), id)}
-	if err := s.cfg.Hooks.mayPublish(r.Context(), m); err != nil {
+	if err := s.allow(r.Context(), m); err != nil {
 		s.refuse(w, err)
 		return
 	}

@@ -64,6 +64,19 @@ func (s *Server) publish(m *Message, done func(Position, error)) {
 	})
 }
 
+// allow returns nil if somebody from outside may publish m: by the rules, and then
+// by the program's hook, which so is asked about nothing that breaks a rule. What it made of m
+// publish looks at again.
+func (s *Server) allow(ctx context.Context, m *Message) error {
+	if s.cfg.Hooks.Publish == nil {
+		return nil
+	}
+	if err := s.mayPublish(m); err != nil {
+		return err
+	}
+	return s.cfg.Hooks.mayPublish(ctx, m)
+}
+
 func (s *Server) mayPublish(m *Message) error {
 	if s.closing.Load() {
 		return ErrServerClosed

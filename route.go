@@ -40,7 +40,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// the connection, its server's timeouts must do.
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.cfg.MessageTimeout))
 	}
-	path := strings.Trim(r.URL.Path, "/")
+	// One slash at each end, no more: who guards by path must see the channel we see.
+	path := strings.TrimSuffix(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	if path == "-" || strings.HasPrefix(path, "-/") {
 		s.serveOwn(w, r, strings.TrimPrefix(path, "-/"))
 		return

@@ -176,7 +176,7 @@ func (v *v1) publish(s *session, cmd *protocol.Command, weight int32) {
 	}
 	err := s.server.cfg.Hooks.mayLeaveHome(s.who, channel)
 	if err == nil {
-		err = s.server.cfg.Hooks.mayPublish(s.server.life, m)
+		err = s.server.allow(s.server.life, m)
 	}
 	if err != nil {
 		done(Position{}, err)
