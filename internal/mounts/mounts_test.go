@@ -224,12 +224,15 @@ func speaks(t *testing.T, path string, around func(live http.Handler) http.Handl
 		t.Errorf("alice hears %q and %v, not what was posted", got, err)
 	}
 	var history struct {
-		Messages []struct{ Sender, Type string }
+		Messages []struct {
+			Sender string
+			Data   json.RawMessage
+		}
 	}
 	if err := json.Unmarshal([]byte(fetch("GET", "?since=0", "application/json", "")), &history); err != nil {
 		t.Fatal(err)
 	}
-	if len(history.Messages) != 3 || history.Messages[0].Sender != "alice" || history.Messages[2].Sender != "bob" || history.Messages[2].Type != "json" {
+	if len(history.Messages) != 3 || history.Messages[0].Sender != "alice" || history.Messages[2].Sender != "bob" || string(history.Messages[2].Data) != `{"type":"said","by":"POST"}` {
 		t.Errorf("history is %+v", history.Messages)
 	}
 	if page := fetch("GET", "", "text/html", ""); !strings.Contains(page, "</html>") {
