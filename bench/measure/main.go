@@ -26,7 +26,7 @@ const help = `Measures Fanfare on this machine, beside other servers and beside 
 
   bench/run.sh peers   [flags]   Fanfare, gws, gorilla/websocket, coder/websocket, ws, websockets and the floor
   bench/run.sh figures [flags]   Fanfare beside the floor, and whether it keeps its bounds
-  bench/run.sh v1      [flags]   of these only what concerns fanfare.v1
+  bench/run.sh v1      [flags]   of these only fanfare.v1 and readers over HTTP
   bench/run.sh build             only builds everything into bench/out/bin, to measure by hand
 
 The table goes to standard output, progress to standard error, and every single

@@ -15,11 +15,17 @@ const subprotocol = "fanfare.v1"
 // full. Plain messages that are so much larger are as many bytes on the wire.
 const envelope = 141
 
+// How a reader over HTTP asks for messages.
+const (
+	eventStream = "text/event-stream"
+	jsonLines   = "application/x-ndjson"
+)
+
 // more is how many subscriptions more some idle connections have than others.
 const more = 100
 
 // v1Scenarios are conversations in fanfare.v1, each beside the same in the plain
-// one, or beside the same when nothing else goes on.
+// one, or beside the same when nothing else goes on; and the same record over HTTP.
 func v1Scenarios(o options) []scenario {
 	says := func(name string, sc scenario, args ...string) scenario {
 		sc.name = name
@@ -44,6 +50,11 @@ func v1Scenarios(o options) []scenario {
 	told := append(publish, "--init", `{"type":"subscribe","channel":"hall","presence":true}`)
 	storm := append(slices.Clip(told), "--join", `{"type":"subscribe","channel":"hall"}`, "--leave", `{"type":"unsubscribe","channel":"hall"}`)
 
+	// Over HTTP there are only readers, so somebody else publishes.
+	over := func(media string) []string {
+		return []string{"--accept", media, "--pubpath", "/-/connect", "--pubfmt", `{"type":"publish","channel":"lobby","data":"%s"}`}
+	}
+
 	many, some := or(o.n, 18000), or(o.n, 1000)
 	subscribe := []string{"--init", `{"type":"subscribe","channel":"of/%d"}`, "--inits"}
 	return []scenario{
@@ -53,10 +64,15 @@ func v1Scenarios(o options) []scenario {
 		v1("v1-sat", o.sat(), publish...),
 		says("v1-publish-plain", o.loaded("", 1, bursts, 128)),
 		v1("v1-publish", id.loaded("", 1, bursts, 0), acknowledged...),
+		v1("sse-pingpong", o.pingpong(1000), over(eventStream)...),
+		v1("sse-sat", o.sat(), over(eventStream)...),
+		v1("lines-pingpong", o.pingpong(1000), over(jsonLines)...),
+		v1("lines-sat", o.sat(), over(jsonLines)...),
 		v1("v1-calm", hall, told...),
 		v1("v1-storm", hall, storm...),
 		together(o.idle("idle-many", many)),
 		together(v1("v1-idle", o.idle("", many))),
+		together(says("sse-idle", o.idle("", many), "--accept", eventStream)),
 		together(v1("v1-subscribed-once", o.idle("", some), append(subscribe, "1")...)),
 		together(v1("v1-subscribed", o.idle("", some), append(subscribe, strconv.Itoa(1+more))...)),
 	}
@@ -73,9 +89,17 @@ func v1Rows(o options, r results) []row {
 		{"fanfare.v1, 64 in flight to " + n("v1-sat") + ": CPU µs per delivery", of("v1-sat", cpu), of("v1-sat-plain", cpu), "plain", 1.15, true},
 		{"the same: bytes per delivery", of("v1-sat", bytesEach), of("v1-sat-plain", bytesEach), "plain", 1.02, true},
 		{"fanfare.v1, 64 publishes at once with an id: CPU µs until each is acknowledged", of("v1-publish", cpu), of("v1-publish-plain", cpu), "plain", 2.5, true},
+		{"server-sent events, one message at a time to " + n("sse-pingpong") + ": CPU µs per delivery", of("sse-pingpong", cpu), of("v1-pingpong", cpu), "fanfare.v1", 1.15, true},
+		{"server-sent events, 64 in flight to " + n("sse-sat") + ": CPU µs per delivery", of("sse-sat", cpu), of("v1-sat", cpu), "fanfare.v1", 1.15, true},
+		{"the same: bytes per delivery", of("sse-sat", bytesEach), of("v1-sat", bytesEach), "fanfare.v1", 1.15, true},
+		{"lines of JSON, one message at a time to " + n("lines-pingpong") + ": CPU µs per delivery", of("lines-pingpong", cpu), of("v1-pingpong", cpu), "fanfare.v1", 1.15, true},
+		{"lines of JSON, 64 in flight to " + n("lines-sat") + ": CPU µs per delivery", of("lines-sat", cpu), of("v1-sat", cpu), "fanfare.v1", 1.15, true},
+		{"the same: bytes per delivery", of("lines-sat", bytesEach), of("v1-sat", bytesEach), "fanfare.v1", 1, true},
 		{num(float64(members)) + " come to a channel within each second or leave it, and " + num(float64(hall-members)) + " are told: p99 of other messages to these, ms", of("v1-storm", p99), of("v1-calm", p99), "nobody comes", 2, true},
 		{"RSS per idle connection that speaks fanfare.v1, more than per plain one of " + n("v1-idle") + ", bytes",
 			minus(of("v1-idle", rss), of("idle-many", rss), 1<<20/float64(sc["v1-idle"].n)), nil, "", 250, false},
+		{"RSS per idle reader of server-sent events, more than per plain connection of " + n("sse-idle") + ", bytes",
+			minus(of("sse-idle", rss), of("idle-many", rss), 1<<20/float64(sc["sse-idle"].n)), nil, "", 100, false},
 		{fmt.Sprintf("RSS per subscription, of %d more for each of %s, bytes", more, n("v1-subscribed")),
 			minus(of("v1-subscribed", rss), of("v1-subscribed-once", rss), 1<<20/float64(more*sc["v1-subscribed"].n)), nil, "", 110, false},
 	}
