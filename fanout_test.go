@@ -160,6 +160,28 @@ func TestJoinedOncePerChannel(t *testing.T) {
 	})
 }
 
+// What a delivery costs without the system calls, one message at a time.
+func BenchmarkDelivery(b *testing.B) {
+	for _, form := range []string{"plain", "v1"} {
+		b.Run(form, func(b *testing.B) {
+			srv, err := New(Config{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer srv.Shutdown(b.Context())
+			const receivers = 1000
+			loop := new(turns)
+			readers(b, srv, loop, "busy", form == "v1", receivers)
+			for n := 0; b.Loop(); n++ {
+				if n%receivers == 0 {
+					srv.publish(&Message{Channel: "busy", Payload: []byte("hello")}, func(Position, error) {})
+					loop.run()
+				}
+			}
+		})
+	}
+}
+
 // What a publish costs, from the bytes that came to the bytes of its answer: 64 at
 // once, of 128 bytes each, in a channel that nobody reads.
 func BenchmarkPublish(b *testing.B) {
