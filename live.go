@@ -110,8 +110,10 @@ func (s *Server) relay(w http.ResponseWriter, r *http.Request, control *http.Res
 	buf := make([]byte, 16<<10)
 	for b := preface; ; {
 		if len(b) > 0 {
-			// For this write alone: over HTTP/2 the deadline would end the answer while it waits.
-			_ = control.SetWriteDeadline(time.Now().Add(s.cfg.WriteTimeout))
+			// That the reader is stuck is for the transport to find out, which waits for
+			// us; this is so that we do not outlast it. And it is for this write
+			// alone: over HTTP/2 a deadline ends also an answer that waits.
+			_ = control.SetWriteDeadline(time.Now().Add(2 * s.cfg.WriteTimeout))
 			_, err := w.Write(b)
 			if err == nil {
 				err = control.Flush()

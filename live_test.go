@@ -602,9 +602,7 @@ func TestLivePresence(t *testing.T) {
 		if n := s.page("/room").Count; n != 2 {
 			t.Errorf("%d are here, want 2", n)
 		}
-		if n := s.Stats().Sessions; n != 3 {
-			t.Errorf("%d sessions, want 3", n)
-		}
+		eventually(t, "all three are counted", func() bool { return s.Stats().Sessions == 3 })
 		l.conn.Close()
 		if e := wants(t, alice.event(), "leave", "", ""); len(e.Members) != 1 || e.Members[0].Name != "bob" || *e.Count != 1 {
 			t.Errorf("%s", e.Append(nil))
