@@ -11,7 +11,7 @@ build: ## the binary, ./fanfare
 test: ## everything that must hold: format, vet, all tests with the race detector
 	@ci/test.sh
 
-soak: ## half an hour of clients that come, freeze and vanish; SOAK=5m for less
+soak: ## half an hour of clients that come, freeze and vanish (SOAK=5m for less), and of readers that are cut (ROUNDS=5)
 	@ci/soak.sh
 
 lint: ## a short list of linters, and known vulnerabilities

@@ -29,7 +29,7 @@ type publisher struct {
 	story    *chronicle
 	channels []string
 	pause    time.Duration // between batches, at most
-	steady   bool          // nothing is cut
+	enough   func() bool   // nothing new is published any more; nil: go on
 	how      func(*publisher, []publishing) error
 
 	said      int
@@ -45,11 +45,14 @@ type publishing struct{ id, channel, data string }
 // errSevered says that a connection was cut on purpose.
 var errSevered = errors.New("cut")
 
-// publish publishes n messages.
+// publish publishes n messages, unless it is enough before.
 func (p *publisher) publish(n int) error {
 	defer p.hangUp()
 	var owed []publishing
-	for n > 0 || len(owed) > 0 {
+	for n > 0 {
+		if p.enough != nil && p.enough() {
+			return nil
+		}
 		for range min(n, 1+p.rnd.IntN(8)) {
 			p.said++
 			n--
@@ -107,7 +110,7 @@ func (p *publisher) cut(conn net.Conn) error {
 
 // chance reports whether something happens that happens in so many of a hundred
 // cases.
-func (p *publisher) chance(percent int) bool { return !p.steady && p.rnd.IntN(100) < percent }
+func (p *publisher) chance(percent int) bool { return p.rnd.IntN(100) < percent }
 
 // client is the publisher's ?client=.
 func (p *publisher) client() string { return fmt.Sprintf("publisher-%08d", p.number) }

@@ -37,11 +37,13 @@ type reader struct {
 
 // cutting is how the readers of a test are cut. All of it is shared.
 type cutting struct {
-	mean  time.Duration // for how long a connection lasts
-	away  time.Duration // for how long a reader stays away, at most
-	over  atomic.Bool   // nobody is cut any more
-	count [len(cutNames)]atomic.Int64
-	ended atomic.Int64 // by the server, unasked
+	ways   []cut         // how connections end; nil: all ways there are
+	mean   time.Duration // for how long a connection lasts
+	away   time.Duration // for how long a reader stays away, at most
+	narrow bool          // half of the readers take little at a time
+	over   atomic.Bool   // nobody is cut any more
+	count  [len(cutNames)]atomic.Int64
+	ended  atomic.Int64 // by the server, unasked
 
 	mu     sync.Mutex // guards the following
 	holes  []net.Conn // black ones
@@ -128,9 +130,9 @@ func (f *fuse) Read(b []byte) (int, error) {
 
 // read reads to the end.
 func (r *reader) read() error {
-	for begin, visits := time.Now(), 0; ; visits++ {
-		if time.Since(begin) > 3*patience+time.Minute {
-			return fmt.Errorf("%s: %d curtains have not come, after %d visits", r.who, r.ends, visits)
+	for last := 0; last < 20; {
+		if r.cuts.over.Load() {
+			last++
 		}
 		c, err := r.call()
 		if err == nil {
@@ -146,6 +148,7 @@ func (r *reader) read() error {
 			time.Sleep(time.Duration(r.rnd.Int64N(int64(r.cuts.away))))
 		}
 	}
+	return fmt.Errorf("%s: %d channels have not come to their end, though nobody is cut any more", r.who, r.ends)
 }
 
 // call connects.
@@ -154,12 +157,16 @@ func (r *reader) call() (*call, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.rnd.IntN(2) == 0 {
+	if r.cuts.narrow && r.rnd.IntN(2) == 0 {
 		conn.(*net.TCPConn).SetReadBuffer(8 << 10)
 	}
 	c := &call{wire: &fuse{Conn: conn}, began: time.Now()}
 	c.person = &person{t: r.t, conn: c.wire, r: bufio.NewReader(c.wire)}
-	if !r.cuts.over.Load() {
+	switch ways := r.cuts.ways; {
+	case r.cuts.over.Load():
+	case ways != nil:
+		c.how = ways[r.rnd.IntN(len(ways))]
+	default:
 		c.how = cut(1 + r.rnd.IntN(len(cutNames)-1))
 	}
 	r.cuts.count[c.how].Add(1)

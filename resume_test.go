@@ -53,12 +53,14 @@ var resumeConfig = fanfare.Config{
 	CloseTimeout: time.Second, MessageTimeout: late,
 }
 
-// faces are the ways to read.
-var faces = []struct {
+// A face is a way to read.
+type face struct {
 	how   string
 	names func(*rand.Rand, []string) []string
 	begin func(*reader, *call) error
-}{
+}
+
+var faces = []face{
 	{"v1, one channel", one, (*reader).v1},
 	{"v1, some channels", some, (*reader).v1},
 	{"v1, a pattern", pattern, (*reader).v1},
@@ -111,8 +113,11 @@ func narrow(rnd *rand.Rand) func(*http.Server) {
 
 // A round is publishers and readers who are cut all the time.
 type round struct {
+	faces                     []face
+	channels                  []string
 	readers, publishers, each int // each publisher publishes so much
 	pause                     time.Duration
+	enough                    func() bool // nil: when all is published
 	cuts                      cutting
 	story                     *chronicle
 
@@ -133,12 +138,12 @@ func (r *round) run(t *testing.T, s *stage, seed uint64) (sum verdict) {
 	all := make([]*reader, r.readers)
 	for i := range all {
 		rnd := rand.New(rand.NewPCG(seed, 1<<32|uint64(i)))
-		face := faces[i%len(faces)]
+		face := r.faces[i%len(r.faces)]
 		reader := &reader{t: t, addr: s.addr(), who: fmt.Sprintf("reader %d (%s)", i, face.how), rnd: rnd, begin: face.begin,
-			names: face.names(rnd, resumeRooms), journals: make(map[string]*journal), cuts: &r.cuts}
+			names: face.names(rnd, r.channels), journals: make(map[string]*journal), cuts: &r.cuts}
 		for _, name := range reader.names {
 			reader.journals[name] = &journal{who: reader.who, name: name, begin: begin, at: begin}
-			for _, room := range resumeRooms {
+			for _, room := range r.channels {
 				if fits(name, room) {
 					reader.ends++
 				}
@@ -153,7 +158,7 @@ func (r *round) run(t *testing.T, s *stage, seed uint64) (sum verdict) {
 	}
 	for i := range r.publishers {
 		p := &publisher{t: t, addr: s.addr(), number: i + 1, rnd: rand.New(rand.NewPCG(seed, 2<<32|uint64(i))), story: r.story,
-			channels: resumeRooms, pause: r.pause, how: (*publisher).speaks, cuts: &r.publisherCuts, lost: &r.lostAcks, published: &r.published}
+			channels: r.channels, pause: r.pause, enough: r.enough, how: (*publisher).speaks, cuts: &r.publisherCuts, lost: &r.lostAcks, published: &r.published}
 		switch i % 5 {
 		case 3:
 			p.how = (*publisher).posts
@@ -167,7 +172,7 @@ func (r *round) run(t *testing.T, s *stage, seed uint64) (sum verdict) {
 		})
 	}
 	publishing.Wait()
-	for i, room := range resumeRooms {
+	for i, room := range r.channels {
 		id := fmt.Sprint(curtainID, i+1)
 		position, err := s.Publish(t.Context(), &fanfare.Message{Channel: room, Payload: []byte(dataOf(id, 0))})
 		if err != nil {
@@ -211,11 +216,15 @@ func quantiles(sorted []time.Duration) string {
 // acknowledged. Every reader has every message once, in order.
 func TestResume(t *testing.T) {
 	bothTransports(t, func(t *testing.T) {
-		rounds, _ := resumeRounds(t)
+		rounds, long := resumeRounds(t)
+		each := 12
+		if long {
+			each = 40
+		}
 		seed := seed(t)
 		for n := range rounds {
 			s := perform(t, resumeConfig, narrow(rand.New(rand.NewPCG(seed, 3))))
-			r := &round{readers: 200, publishers: 20, each: 12, pause: 400 * time.Millisecond, cuts: cutting{mean: 500 * time.Millisecond, away: 100 * time.Millisecond}}
+			r := &round{faces: faces, channels: resumeRooms, readers: 200, publishers: 20, each: each, pause: 400 * time.Millisecond, cuts: cutting{mean: 500 * time.Millisecond, away: 100 * time.Millisecond, narrow: true}}
 			v := r.run(t, s, seed+uint64(n))
 			t.Logf("round %d: %v\n%v", n, &v, r)
 			if !v.good() || v.gaps > 0 || t.Failed() {
@@ -236,7 +245,7 @@ func TestResumeWithGaps(t *testing.T) {
 		cfg.Channels = []fanfare.ChannelConfig{{Pattern: "attic", History: 3}, {Pattern: "hall/*", History: 100, HistoryBytes: 20 << 10}}
 		for n := range rounds {
 			s := perform(t, cfg, narrow(rand.New(rand.NewPCG(seed, 3))))
-			r := &round{readers: 60, publishers: 10, each: 50, pause: 200 * time.Millisecond, cuts: cutting{mean: 200 * time.Millisecond, away: 500 * time.Millisecond}}
+			r := &round{faces: faces, channels: resumeRooms, readers: 60, publishers: 10, each: 50, pause: 200 * time.Millisecond, cuts: cutting{mean: 200 * time.Millisecond, away: 500 * time.Millisecond, narrow: true}}
 			v := r.run(t, s, seed+uint64(n))
 			t.Logf("round %d: %v\n%v", n, &v, r)
 			if !v.good() || v.gaps == 0 || v.missed == 0 || t.Failed() {
@@ -244,4 +253,78 @@ func TestResumeWithGaps(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A hundred readers are cut and come back, again and again, while a thousand
+// messages a second are published: row R6. The long form has ten thousand cuts.
+func TestResumeInTime(t *testing.T) {
+	bothTransports(t, func(t *testing.T) {
+		_, long := resumeRounds(t)
+		seed := seed(t)
+		cfg := resumeConfig
+		cfg.MaxLag, cfg.HistoryBytes = 1<<20, 256<<20
+		each := 40
+		if long {
+			each = 100_000 // as many as it takes
+		}
+		var rooms []string
+		for n := range 10 {
+			rooms = append(rooms, fmt.Sprint("room/", n))
+		}
+		s := perform(t, cfg)
+		var single []face
+		for _, f := range faces {
+			if !strings.Contains(f.how, "pattern") {
+				single = append(single, f)
+			}
+		}
+		r := &round{faces: single, channels: rooms, readers: 100, publishers: 20, each: each, pause: 180 * time.Millisecond,
+			cuts: cutting{ways: []cut{resets, hangsUp, finishes, closes, vanishes}, mean: 400 * time.Millisecond}}
+		if long {
+			r.enough = func() bool { return r.cuts.total() > 10_000 }
+		}
+		begin := time.Now()
+		v := r.run(t, s, seed)
+		t.Logf("%v: %v\n%v", time.Since(begin).Round(time.Millisecond), &v, r)
+		if !v.good() || v.gaps > 0 {
+			t.Errorf("seed %d is bad", seed)
+		}
+	})
+}
+
+// Eight publish to a channel at once, in all ways there are: whoever reads it, or
+// a pattern over it, has the same in the same order. Row R14.
+func TestOneOrderOnEveryFace(t *testing.T) {
+	bothTransports(t, func(t *testing.T) {
+		seed := seed(t)
+		s := perform(t, resumeConfig)
+		sub, err := s.Subscribe(t.Context(), "room/*", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer sub.Close()
+		wholes := []face{
+			{"v1", only("room/red"), (*reader).v1}, {"plain", only("room/red"), (*reader).plain},
+			{"SSE", only("room/red"), (*reader).events}, {"NDJSON", only("room/red"), (*reader).lines},
+			{"v1, a pattern", only("room/*"), (*reader).v1}, {"plain, a pattern", only("room/*"), (*reader).plain},
+			{"SSE, a pattern", only("room/*"), (*reader).events}, {"NDJSON, a pattern", only("room/*"), (*reader).lines},
+		}
+		r := &round{faces: wholes, channels: []string{"room/red"}, readers: 2 * len(wholes), publishers: 8, each: 60}
+		r.cuts.over.Store(true) // nobody is cut
+		v := r.run(t, s, seed)
+		t.Logf("%v\n%v", &v, r)
+		if !v.good() || v.gaps > 0 || v.heard != 2*len(wholes)*(8*60+1) {
+			t.Errorf("seed %d is bad", seed)
+		}
+		for _, p := range r.story.in("room/red") {
+			m, err := sub.Next(t.Context())
+			if err != nil || m.Position != p.position {
+				t.Fatalf("the program hears %v %v, want %v", m, err, p)
+			}
+		}
+	})
+}
+
+func only(name string) func(*rand.Rand, []string) []string {
+	return func(*rand.Rand, []string) []string { return []string{name} }
 }
