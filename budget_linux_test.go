@@ -125,6 +125,7 @@ func weigh(t *testing.T, n int, last string, join func(addr net.Addr, n int)) (b
 		t.Fatal(err)
 	}
 	addr := bare(t, s)
+	goroutines := runtime.NumGoroutine()
 	in := func(n int) {
 		soon(t, "they are in", func() bool {
 			s.mu.Lock()
@@ -132,14 +133,13 @@ func weigh(t *testing.T, n int, last string, join func(addr net.Addr, n int)) (b
 			c := s.channels[last]
 			return c != nil && c.present.Load() == int64(n)
 		})
+		soon(t, "net/http's goroutines are gone, and their buffers with them", func() bool { return runtime.NumGoroutine() <= goroutines })
 	}
 	join(addr, 100) // what is there once
 	in(100)
-	goroutines := runtime.NumGoroutine()
 	before := settled()
 	join(addr, n)
 	in(100 + n)
-	soon(t, "net/http's goroutines are gone", func() bool { return runtime.NumGoroutine() <= goroutines })
 	after := settled()
 	return (float64(after.HeapAlloc) - float64(before.HeapAlloc)) / float64(n), (float64(after.HeapObjects) - float64(before.HeapObjects)) / float64(n)
 }
