@@ -170,8 +170,9 @@ func TestIdleBudget(t *testing.T) {
 	if objects > 2.2 {
 		t.Errorf("an idle connection costs %.2f objects, 2 were meant: the session and the connection", objects)
 	}
-	if v1Bytes > bytes+250 {
-		t.Errorf("one that speaks v1 costs %.0f bytes more, 250 were meant at most", v1Bytes-bytes)
+	// Not more than was found above: what tests before left behind may be freed just then.
+	if most := 270.0 + 250; v1Bytes > most {
+		t.Errorf("one that speaks v1 costs %.0f bytes, %.0f were meant at most, 250 more than others", v1Bytes, most)
 	}
 	if each > 100 {
 		t.Errorf("a subscription more costs %.1f bytes, 100 were meant at most", each)

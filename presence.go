@@ -189,9 +189,6 @@ func (w *crowd) lists(by int) {
 
 // note takes down that a member came or went.
 func (w *crowd) note(m member, since uint32, came bool) {
-	if w.of.server.closing.Load() {
-		return // all go now, and are told why
-	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch _, untold := w.came[m.id]; {
