@@ -60,6 +60,7 @@ function kept({ data, encoding }) {
 // home is where a server is to be found: at a URL, or where this module was loaded from.
 function home(url) {
   const from = globalThis.location?.href
+  if (url?.constructor === Object) throw new FanfareError('bad_url', 'connect takes a URL and then the options; without a URL that is connect(undefined, options)')
   if (!url && import.meta.url.endsWith('/-/fanfare.js')) return new URL('connect', import.meta.url)
   if (!url && !from) throw new FanfareError('bad_url', 'connect needs the URL of a server: this module was not loaded from one')
   const at = new URL(url || '/', from)
@@ -105,7 +106,8 @@ class Line {
       if (this.#heartbeat) this.#patience = this.#heartbeat * 1.5
       onmessage(JSON.parse(event.data), event.data.length)
     }
-    ws.onclose = ({ code, reason }) => this.end(new FanfareError('disconnected', reason || `the connection was lost (${code})`))
+    ws.onclose = ({ code, reason }) => this.end(new FanfareError('disconnected', reason || (this.#heartbeat ? `the connection was lost (${code})`
+      : `no connection came about (${code}): the server is away, or it refuses us, as it does pages of an origin that it was not told to let in`)))
     ws.onerror = () => { }   // a close follows
   }
   welcome(heartbeat) {
@@ -201,7 +203,7 @@ class Fanfare extends EventTarget {
   async publish(channel, data, { key, signal } = {}) {
     if (this.#waiting >= MANY || this.#size > LARGE) throw new FanfareError('queue_full', `${this.#waiting} messages with ${this.#size} characters wait for an answer already`)
     const fields = encode(data)
-    if (JSON.stringify(fields.data) === undefined) throw new FanfareError('bad_data', 'data must be bytes or what JSON can say')
+    if (JSON.stringify(fields.data) === undefined || globalThis.Blob && data instanceof Blob) throw new FanfareError('bad_data', 'data must be bytes or what JSON can say; those of a Blob or File are await file.arrayBuffer()')
     const { position } = await this.#ask({ type: 'publish', channel, key, ...fields }, { again: true, signal, publish: true })
     return position
   }

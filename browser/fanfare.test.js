@@ -36,6 +36,10 @@ play('the way to the server', async stage => {
     assert.equal(stage.socket.url.href.split('?')[0], path)
   }
   assert.throws(() => stage.connect({}, null), code('bad_url'))
+  assert.throws(() => stage.connect({}, { name: 'alice' }), code('bad_url'))
+  const refused = stage.connect()
+  await stage.socket.cut()
+  assert.match(refused.error.message, /it refuses us/)
 })
 
 play('subscribes, resumes, and tells its states', async stage => {
@@ -119,6 +123,7 @@ play('what a publish refuses by itself', async stage => {
   const fan = stage.connect()
   await assert.rejects(fan.publish('chat', undefined), code('bad_data'))
   await assert.rejects(fan.publish('chat', () => { }), code('bad_data'))
+  await assert.rejects(fan.publish('chat', new Blob(['x'])), code('bad_data'))
   await stage.socket.welcome({ limits: { message: 100 } })
   await assert.rejects(fan.publish('chat', 'x'.repeat(101)), code('too_big'))
   await assert.rejects(fan.publish('chat', '€'.repeat(34)), code('too_big'))

@@ -51,6 +51,9 @@ func (c *Client) Publish(ctx context.Context, channel string, data any, o *Publi
 	}
 }
 
+// maxID is how long an id may be, in bytes.
+const maxID = 128
+
 // Send queues a publish and returns at once. Messages to a channel are
 // published in the order of their Sends. See Publish for data.
 func (c *Client) Send(channel string, data any, o *PublishOptions) (*Receipt, error) {
@@ -58,6 +61,9 @@ func (c *Client) Send(channel string, data any, o *PublishOptions) (*Receipt, er
 		o = &PublishOptions{}
 	}
 	command := protocol.Command{Type: protocol.Publish, ID: o.ID, Channel: c.orURLs(channel), Key: o.Key}
+	if len(o.ID) > maxID || !utf8.ValidString(o.ID) { // the server's error could not say whose it is
+		return nil, &Error{Code: "bad_id", Message: fmt.Sprintf("id is %.40q with %d bytes; it may have %d, and must be UTF-8", o.ID, len(o.ID), maxID)}
+	}
 	size, err := pack(&command, data, o.Binary)
 	if err != nil {
 		return nil, err

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -152,6 +153,10 @@ func TestWithAServer(t *testing.T) {
 		{"bad_limit", func() error { _, err := alice.History(ctx, "x", &HistoryOptions{Limit: 2000}); return err }},
 		{"id_reused", func() error {
 			_, err := bob.Publish(ctx, "chat/general", "other", &PublishOptions{ID: "once"})
+			return err
+		}},
+		{"bad_id", func() error {
+			_, err := bob.Publish(ctx, "x", 1, &PublishOptions{ID: strings.Repeat("1", 129)})
 			return err
 		}},
 		{"too_big", func() error { _, err := bob.Publish(ctx, "x", make([]byte, 2<<20), nil); return err }},

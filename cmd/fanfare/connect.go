@@ -60,7 +60,7 @@ sent again, so it may arrive twice. So is a Fanfare server with --subprotocol.`,
   fanfare connect wss://example.com/feed -H "Authorization: Bearer …"
   tail -f app.log | fanfare connect logs/app
   fanfare connect prices < /dev/null --linger 1s`,
-		Args: arguments(cobra.MaximumNArgs(1), "give one URL, or none for "+home),
+		Args: arguments(cobra.MaximumNArgs(1), "give one URL, or none for "+home+moreTargets),
 		RunE: func(_ *cobra.Command, args []string) error {
 			arg := ""
 			if len(args) > 0 {

@@ -144,6 +144,8 @@ func (f *dialFlags) target(arg string) (*url.URL, error) {
 		return nil, usage(fmt.Errorf("--history is %d: it may be 1000 at most", f.history))
 	case f.history > 0 && f.since != "":
 		return nil, usage(errors.New("--history and --since both say where to begin: give one of them"))
+	case len(f.subprotocols) > 0 && f.ours() != "":
+		return nil, usage(fmt.Errorf("%s needs %s, which is offered if no --subprotocol is: with one, what is typed goes out as it is", f.ours(), protocol.Subprotocol))
 	}
 	return u, nil
 }
@@ -307,7 +309,7 @@ func (f *dialFlags) names(u *url.URL, home string) []string {
 	if !strings.HasSuffix(u.Scheme, "+unix") {
 		path = u.Path
 	}
-	if len(f.channels) > 0 && (path == "" || strings.HasSuffix(path, "/")) || slices.Contains(f.channels, home) {
+	if len(f.channels) > 0 && (path == "" || strings.HasSuffix(path, "/") || strings.HasSuffix(path, "/-/connect")) || slices.Contains(f.channels, home) {
 		return f.channels
 	}
 	return append([]string{home}, f.channels...)

@@ -88,17 +88,28 @@ func (f *file) refuse(at *token.Token, format string, args ...any) {
 // meaning for that.
 var star = regexp.MustCompile(`(?m)^[^#"']*[:\-,\[]\s+\*`)
 
+// tab finds a line that is indented with tabs.
+var tab = regexp.MustCompile(`^ *\t`)
+
 // parse reads the file and has each setting set by its setter.
 func (f *file) parse(content []byte, setters map[string]func(ast.Node)) {
 	parsed, err := parser.ParseBytes(content, 0)
 	var syntax yaml.Error
 	switch {
 	case errors.As(err, &syntax):
-		at, advice := syntax.GetToken(), ""
-		if lines := strings.Split(string(content), "\n"); at.Position.Line <= len(lines) && star.MatchString(lines[at.Position.Line-1]) {
-			advice = `; what begins with * needs quotes: "*"`
+		at, message, line := syntax.GetToken(), strings.ReplaceAll(syntax.GetMessage(), "\t", `\t`), ""
+		if lines := strings.Split(string(content), "\n"); at.Position.Line <= len(lines) {
+			line = lines[at.Position.Line-1]
 		}
-		f.refuse(at, "%s%s", syntax.GetMessage(), advice)
+		switch {
+		case star.MatchString(line):
+			message += `; what begins with * needs quotes: "*"`
+		case tab.MatchString(line):
+			message += "; a line is indented with blanks, not with tabs"
+		case strings.Contains(message, "not allowed in this context"):
+			message += "; this line or the next is indented more or less than what it belongs to"
+		}
+		f.refuse(at, "%s", message)
 	case err != nil:
 		f.wrong = append(f.wrong, fmt.Sprintf("%s: %v", f.name, err))
 	case len(parsed.Docs) > 1:

@@ -56,7 +56,7 @@ much is in doubt.`,
 			if err != nil {
 				return err
 			}
-			if err := p.read(args[1:], &flags, std); err != nil {
+			if err := p.read(args[0], args[1:], &flags, std); err != nil {
 				return err
 			}
 			ctx, stop := untilInterrupted(nil)
@@ -87,16 +87,18 @@ type publication struct {
 	verbose bool
 	whole   bool   // it is one message; otherwise each line of standard input is one
 	text    string // of the one
+	dash    bool   // standard input was asked for
 
 	away time.Duration // how long it goes on without a connection
 }
 
-// read finds out what is to be published.
-func (p *publication) read(args []string, f *dialFlags, std stdio) error {
+// read finds out what is to be published, by what stands behind where.
+func (p *publication) read(where string, args []string, f *dialFlags, std stdio) error {
 	limit := int64(f.maxMessage)
+	p.dash = len(args) > 0
 	switch fromInput := len(args) == 0 || args[0] == "-"; {
 	case len(args) == 0 && isTerminal(std.in):
-		return usage(errors.New("there is nothing to publish: give a MESSAGE, or - to write lines"))
+		return usage(fmt.Errorf("%q is where to publish, and there is nothing to publish: give a MESSAGE after it, or - to write lines", where))
 	case !fromInput:
 		p.whole, p.text = true, args[0]
 	case p.binary:
@@ -124,7 +126,11 @@ func (p *publication) each(f *dialFlags, std stdio, send func(data []byte, numbe
 	if p.whole {
 		return 1, 0, send([]byte(p.text), 1)
 	}
-	return sendLines(std.in, int64(f.maxMessage), std, send)
+	all, left, err = sendLines(std.in, int64(f.maxMessage), std, send)
+	if all == 0 && err == nil && !p.dash {
+		std.say("nothing was published: there is no MESSAGE, and nothing came from standard input")
+	}
+	return all, left, err
 }
 
 // publish publishes to a Fanfare server.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 
 	"fanfare"
@@ -24,6 +25,15 @@ func TestPublish(t *testing.T) {
 	heard("Dinner is ready 🎉")
 	start(t, "publish", at+"/x", "").ends(exitFine)
 	heard("")
+	for range 2 { // one message in each channel, however many run
+		p := start(t, "publish", at+"/x", "to all", "--id", "7", "--channel", "y", "--channel", "z", "-v")
+		p.ends(exitFine, "published to x at ", "published to y at ", "published to z at ")
+	}
+	heard("to all")
+	start(t, "publish", at+"/x", "to all", "--id", strings.Repeat("7", 129)).ends(exitOther, "it may have 128")
+	silent := start(t, "publish", at+"/x")
+	silent.stdin.Close()
+	silent.ends(exitFine, "nothing was published: there is no MESSAGE")
 
 	for _, args := range [][]string{{"publish", at + "/x", "-"}, {"publish", at + "/x"}} {
 		p := start(t, args...)

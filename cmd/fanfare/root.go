@@ -6,9 +6,11 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
 	"fanfare/internal/terminal"
@@ -104,7 +106,7 @@ the connection was closed abnormally.`,
 	}
 	root.SuggestionsMinimumDistance = 2
 	root.SetVersionTemplate("fanfare {{.Version}}\n")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(flagError(cmd.Name(), err)) })
 	root.AddCommand(serveCommand(std), connectCommand(std), subscribeCommand(std), publishCommand(std), benchCommand(std))
 	root.InitDefaultCompletionCmd()
 	if completion, _, err := root.Find([]string{"completion"}); err == nil {
@@ -128,6 +130,28 @@ func arguments(check cobra.PositionalArgs, advice string) cobra.PositionalArgs {
 		}
 		return nil
 	}
+}
+
+// moreTargets is advice for who gave two. That is often the shell's doing.
+const moreTargets = "; more channels with --channel, and a pattern in quotes, 'chat/**', or the shell puts names of files in its place"
+
+// flagError is what is wrong with a flag of a command, in words for people.
+func flagError(command string, err error) error {
+	var (
+		value  *pflag.InvalidValueError
+		number *strconv.NumError
+		letter *pflag.NotExistError
+		syntax *pflag.InvalidSyntaxError
+	)
+	switch {
+	case errors.As(err, &value) && errors.As(value.Unwrap(), &number):
+		return fmt.Errorf("invalid argument %q for --%s: it must be a number", value.GetValue(), value.GetFlag().Name)
+	case errors.As(err, &value) && value.GetFlag().Value.Type() == "duration" && strings.HasPrefix(value.Unwrap().Error(), "time:"):
+		return fmt.Errorf("invalid argument %q for --%s: a time is written as in 90s, 1h30m or 24h", value.GetValue(), value.GetFlag().Name)
+	case command == "publish" && (errors.As(err, &syntax) || errors.As(err, &letter) && letter.GetSpecifiedShortnames() != ""):
+		return fmt.Errorf("%w; a message that begins with - stands behind --, as in: fanfare publish chat/general -- -5", err)
+	}
+	return err
 }
 
 // several is a number and a noun: 1 line, 2 lines.

@@ -65,7 +65,7 @@ normal end, 0. It is 4 when there was no connection before the --timeout.`,
   fanfare subscribe chat/general --history 20 --count 20
   fanfare subscribe --channel 'sensors/*/temperature' --channel 'alerts/**'
   fanfare subscribe jobs/42 --count 1 --timeout 30s`,
-		Args: arguments(cobra.MaximumNArgs(1), "give one URL, or a channel such as chat/general"),
+		Args: arguments(cobra.MaximumNArgs(1), "give one URL, or a channel such as chat/general"+moreTargets),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args)+len(flags.channels) == 0 {
 				return usage(errors.New("it is not said what to subscribe to: give a URL, or a channel such as chat/general"))

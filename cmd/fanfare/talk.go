@@ -220,6 +220,8 @@ func (s *speaker) send(channel, text string, number int) error {
 	switch {
 	case s.finished:
 		return errStop
+	case s.options.ID != "" && len(s.queue) > 0: // the same id in another channel: one after the other
+		return client.ErrFull
 	case len(s.queue) >= mostSayings:
 		return fmt.Errorf("%d lines wait to be sent already: wait until the connection is back%w", mostSayings, client.ErrFull)
 	}

@@ -185,7 +185,7 @@ func TestWhatOnlyFanfareServersCan(t *testing.T) {
 		start(t, args...).ends(exitConnect, flag+" is for Fanfare servers, and ws://"+at+"/ does not speak fanfare.v1 here")
 	}
 	_, ours := hub(t, fanfare.Config{})
-	start(t, "connect", ours, "--subprotocol", "chat", "--presence").ends(exitConnect, "--presence is for Fanfare servers")
+	start(t, "connect", ours, "--subprotocol", "chat", "--presence").ends(exitUsage, "--presence needs fanfare.v1, which is offered if no --subprotocol is")
 }
 
 // choosy refuses what contains "no".
@@ -306,6 +306,7 @@ func TestNames(t *testing.T) {
 		{"ws://h/", "lobby", "a b/**", "a b/**"},
 		{"ws://h", "lobby", "a", "a"},
 		{"ws://h/live/", "lobby", "a", "a"},
+		{"ws://h/-/connect", "lobby", "a", "a"},
 		{"ws://h/chat", "chat", "a b", "chat a b"},
 		{"ws://h/chat", "chat", "a chat", "a chat"},
 		{"ws+unix:///s.sock", "lobby", "a", "a"},
