@@ -297,7 +297,7 @@ func TestPresenceOfMany(t *testing.T) {
 // all the same; then he asks.
 func TestPresenceOfTheSlow(t *testing.T) {
 	bothTransports(t, func(t *testing.T) {
-		s := perform(t, roomy)
+		s := perform(t, roomy, slim)
 		w := s.watch("room", "wendy")
 		w.notice()
 		s.stalls(w.person, "room")

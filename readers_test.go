@@ -130,9 +130,10 @@ func (f *fuse) Read(b []byte) (int, error) {
 
 // read reads to the end.
 func (r *reader) read() error {
-	for last := 0; last < 20; {
-		if r.cuts.over.Load() {
-			last++
+	var over time.Time // since then nobody is cut any more
+	for over.IsZero() || time.Since(over) < 2*patience {
+		if over.IsZero() && r.cuts.over.Load() {
+			over = time.Now()
 		}
 		c, err := r.call()
 		if err == nil {
@@ -181,7 +182,7 @@ func (r *reader) threaten(c *call) (unthreaten func()) {
 	var act func()
 	switch c.how {
 	case uncut:
-		return func() {}
+		after, act = patience, func() { conn.Close() } // it should be over long before
 	case resets:
 		c.wire.blow = func() error { return errSevered }
 		act = func() { reset(conn) }
