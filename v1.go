@@ -17,9 +17,10 @@ import (
 // v1 is the conversation fanfare.v1, of one session: docs/protocol.md. Its
 // fields are guarded by the session's mu.
 type v1 struct {
-	stays []*stay // by channel; not changed once the session is gone
-	due   []*stay // that may have something to say, in turns
-	life  *life   // for requests; nil as long as there was none
+	stays []*stay  // by channel; not changed once the session is gone
+	due   []*stay  // that may have something to say, in turns
+	one   [1]*stay // room for due: mostly it is one, and in a delivery all of this is a line of the processor's cache
+	life  *life    // for requests; nil as long as there was none
 }
 
 // A life is a context that ends when the session is gone.
@@ -345,6 +346,9 @@ func (st *stay) wake() {
 	if !left && !st.due {
 		st.due = true
 		v := s.talk.(*v1)
+		if v.due == nil {
+			v.due = v.one[:0]
+		}
 		v.due = append(v.due, st)
 	}
 	s.mu.Unlock()
