@@ -133,6 +133,9 @@ func (p *poster) owe(line int, weight int32) chan<- outcome {
 
 // message makes a message of a line.
 func (p *poster) message(n int, text []byte) (*Message, error) {
+	if text[0] != '{' {
+		return nil, errorf("bad_json", `a line is a JSON object, such as {"data":"Hello"}`)
+	}
 	c, refused := protocol.ParseLine(text)
 	if refused != nil {
 		return nil, refused

@@ -104,6 +104,8 @@ func contentOf(h http.Header) (content, error) {
 		return 0, errorf("bad_media", "Content-Type is %.80q, which cannot be read (%v); leave it out for a text", given, err)
 	case media == manyType:
 		return manyMessages, nil
+	case media == "application/ndjson", media == "application/jsonl", media == "application/x-jsonlines": // or all of them would be one text
+		return 0, errorf("bad_media", "a body that is many messages, a line for each, has the type %s here, and not %s", manyType, media)
 	case media == "application/octet-stream", kind == "image", kind == "audio", kind == "video":
 		return binaryMessage, nil
 	case kind == "multipart":

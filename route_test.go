@@ -81,6 +81,7 @@ func TestRefusals(t *testing.T) {
 		{"body as it is", "POST", "/chat", "x", []string{"Content-Encoding: identity"}, 200, ""},
 		{"a form's parts", "POST", "/chat", "x", []string{"Content-Type: multipart/form-data; boundary=x"}, 415, "bad_media"},
 		{"a form", "POST", "/chat", "x", []string{"Content-Type: application/x-www-form-urlencoded"}, 200, ""},
+		{"lines by another name", "POST", "/chat", "{}", []string{"Content-Type: application/jsonl"}, 415, "bad_media"},
 		{"text of another charset", "POST", "/chat", "x", []string{"Content-Type: text/plain; charset=ISO-8859-1"}, 415, "bad_media"},
 		{"text in UTF-8", "POST", "/chat", "x", []string{"Content-Type: text/plain; charset=UTF-8"}, 200, ""},
 		{"type that is none", "POST", "/chat", "x", []string{"Content-Type: /;"}, 415, "bad_media"},
