@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/signal"
 	"os/exec"
 	"path/filepath"
 	"reflect"
@@ -349,6 +350,11 @@ func TestReload(t *testing.T) {
 
 // Without a file a hang-up is what it is for every program of a terminal.
 func TestAHangUpEnds(t *testing.T) {
+	// Where these tests run without a terminal, hang-ups may be ignored, and children
+	// inherit that; not so what is caught.
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, syscall.SIGHUP)
+	defer signal.Stop(caught)
 	cmd, _, _ := daemon(t)
 	if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
