@@ -118,7 +118,7 @@ func anybodys(line string) string {
 // The README's Go client is a parrot.
 func TestReadmeGoClient(t *testing.T) {
 	url, srv := readmeServer(t)
-	body, ok := strings.CutPrefix(readmeBlocks(t, "go", url)[0], "c, err := client.Dial")
+	body, ok := strings.CutPrefix(readmeBlocks(t, "README.md", "go", url)[0], "c, err := client.Dial")
 	if !ok {
 		t.Fatal("the README's first block of Go is not the client")
 	}
@@ -171,7 +171,7 @@ func talk(ctx context.Context) error {
 // that it is only looked at here.
 func TestReadmeGoServer(t *testing.T) {
 	main := filepath.Join(t.TempDir(), "main.go")
-	if err := os.WriteFile(main, []byte(readmeBlocks(t, "go", "")[1]), 0o600); err != nil {
+	if err := os.WriteFile(main, []byte(readmeBlocks(t, "README.md", "go", "")[1]), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := exec.CommandContext(t.Context(), "go", "vet", main).CombinedOutput(); err != nil {
@@ -206,6 +206,32 @@ func TestReadmePage(t *testing.T) {
 	tab.Do(chromedp.Navigate("about:blank")) // so that it is gone before the server is
 }
 
+// The chat of the browser's README is served from another origin, as it says.
+func TestReadmeChat(t *testing.T) {
+	host, _ := readmeServer(t, "127.0.0.1:*")
+	page := readmeBlocks(t, "browser/README.md", "html", host)[1]
+	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		io.WriteString(w, page)
+	}))
+	defer site.Close()
+	open := chromiumtest.Start(t)
+	says := func(tab chromiumtest.Tab, words string) {
+		tab.Do(chromedp.SendKeys(chromedp.CSS("#text"), words+"\r"))
+	}
+	alice := open(t, site.URL+"/chat.html?name=alice")
+	bob := open(t, site.URL+"/chat.html?name=bob")
+	alice.Until(`people.textContent === 'Here: alice, bob'`)
+	says(alice, "Hello")
+	bob.Until(`said.innerText === 'alice: Hello'`)
+	says(bob, "Hi")
+	alice.Do(chromedp.Reload())
+	alice.Until(`said.innerText === 'alice: Hello\nbob: Hi' && people.textContent === 'Here: bob, alice'`)
+	bob.Do(chromedp.Navigate("about:blank"))
+	alice.Until(`people.textContent === 'Here: alice'`)
+	alice.Do(chromedp.Navigate("about:blank")) // so that it is gone before the server is
+}
+
 // goBuild compiles a program.
 func goBuild(t *testing.T, source string) string {
 	t.Helper()
@@ -216,10 +242,10 @@ func goBuild(t *testing.T, source string) string {
 	return program
 }
 
-// readmeServer starts a server and returns its host and port.
-func readmeServer(t *testing.T) (string, *fanfare.Server) {
+// readmeServer starts a server that lets pages of these origins in, and returns its host and port.
+func readmeServer(t *testing.T, origins ...string) (string, *fanfare.Server) {
 	t.Helper()
-	srv, err := fanfare.New(fanfare.Config{})
+	srv, err := fanfare.New(fanfare.Config{Origins: origins})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,17 +265,17 @@ func readmeServer(t *testing.T) (string, *fanfare.Server) {
 // localhost:8765.
 func readmeBlock(t *testing.T, language, host string) string {
 	t.Helper()
-	blocks := readmeBlocks(t, language, host)
+	blocks := readmeBlocks(t, "README.md", language, host)
 	if len(blocks) != 1 {
 		t.Fatalf("README.md has %d blocks of %s, not one", len(blocks), language)
 	}
 	return blocks[0]
 }
 
-// readmeBlocks returns all of them, of which there are some.
-func readmeBlocks(t *testing.T, language, host string) (blocks []string) {
+// readmeBlocks returns all of them in a file, of which there are some.
+func readmeBlocks(t *testing.T, file, language, host string) (blocks []string) {
 	t.Helper()
-	readme, err := os.ReadFile("README.md")
+	readme, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -257,7 +283,7 @@ func readmeBlocks(t *testing.T, language, host string) (blocks []string) {
 		blocks = append(blocks, strings.ReplaceAll(string(found[1]), "localhost:8765", host))
 	}
 	if len(blocks) == 0 {
-		t.Fatalf("README.md has no block of %s", language)
+		t.Fatalf("%s has no block of %s", file, language)
 	}
 	return blocks
 }
