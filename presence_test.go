@@ -247,13 +247,23 @@ func TestPresenceOfMany(t *testing.T) {
 		s := perform(t, fanfare.Config{})
 		w := s.watch("arena", "wendy")
 		people := make([]*person, many)
-		for i := range people {
-			p, _, err := meet(t, s.addr(), fmt.Sprintf("/arena?name=n%d", i))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer p.conn.Close()
-			people[i] = p
+		var coming sync.WaitGroup
+		for door := range 8 {
+			coming.Go(func() {
+				for i := door; i < many; i += 8 {
+					p, _, err := meet(t, s.addr(), fmt.Sprintf("/arena?name=n%d", i))
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					t.Cleanup(func() { p.conn.Close() })
+					people[i] = p
+				}
+			})
+		}
+		coming.Wait()
+		if t.Failed() {
+			return
 		}
 		heard := func(typ string, final int) (events, named, omitted int) {
 			for w.count != final {
@@ -283,6 +293,7 @@ func TestPresenceOfMany(t *testing.T) {
 				reset(p.conn)
 			} else {
 				p.conn.Write(masked(frame.Close, true, "\x03\xe8"))
+				p.conn.Close()
 			}
 		}
 		leaves, named, omitted := heard("leave", 1)

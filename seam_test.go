@@ -130,7 +130,7 @@ func (s *seamstress) sews() error {
 // form subscribes ten thousand times.
 func TestSubscribeInTheMiddle(t *testing.T) {
 	bothTransports(t, func(t *testing.T) {
-		times := 200
+		times := 120
 		if _, long := resumeRounds(t); long {
 			times = 10_000
 		}
