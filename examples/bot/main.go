@@ -24,8 +24,8 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	url, pattern := "ws://localhost:8765", "chat/**"
-	if len(os.Args) == 3 {
-		url, pattern = os.Args[1], os.Args[2]
+	for i, given := range []*string{&url, &pattern}[:min(2, len(os.Args)-1)] {
+		*given = os.Args[i+1]
 	}
 	if err := run(ctx, url, pattern); err != nil {
 		log.Fatal(err)
