@@ -155,6 +155,10 @@ func failure(cmd *protocol.Command, e *Error) *protocol.Event {
 
 // publish publishes, and answers when the broker did.
 func (v *v1) publish(s *session, cmd *protocol.Command, weight int32) {
+	if cmd.Channel == "" {
+		v.answer(s, cmd, weight, nil, errNoChannel)
+		return
+	}
 	payload, isBinary, refused := cmd.Payload()
 	if refused != nil {
 		v.answer(s, cmd, weight, nil, refused)

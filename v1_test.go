@@ -232,6 +232,12 @@ func TestV1BadInput(t *testing.T) {
 	}
 	p.send(frame.Binary, []byte{1, 2, 3})
 	wants(t, p.event(), "error", "", "bad_json")
+	homeless := s.talk("/-/connect")
+	for _, say := range []string{`{"type":"subscribe","id":"x"}`, `{"type":"publish","id":"x","data":1}`, `{"type":"history","id":"x"}`, `{"type":"presence","id":"x"}`} {
+		if e := homeless.ask("%s", say); e.Code != "bad_channel" || !strings.Contains(e.Message, "name a channel") {
+			t.Errorf("%s without a channel: %+v", say, e)
+		}
+	}
 	for i := range 9 {
 		wants(t, p.ask(`{"type":"subscribe","id":"s","channel":"c/%d"}`, i), "ok", "s", "")
 	}
