@@ -99,28 +99,6 @@ func (b *lateBroker) Close() error {
 	return b.Memory.Close()
 }
 
-// A broker may answer late, deliver later than it answers, and know of messages in
-// its history that are yet to be delivered: nothing is lost or doubled by it, and readers are
-// cut meanwhile.
-func TestResumeWithALateBroker(t *testing.T) {
-	bothTransports(t, func(t *testing.T) {
-		rounds, _ := resumeRounds(t)
-		seed := seed(t)
-		for n := range rounds {
-			cfg := resumeConfig
-			cfg.Broker = newLateBroker(30 * time.Millisecond)
-			s := perform(t, cfg)
-			r := &round{faces: faces, channels: resumeRooms, readers: 60, publishers: 10, each: 20, pause: 100 * time.Millisecond,
-				cuts: cutting{ways: []cut{resets, hangsUp, finishes, closes, vanishes}, mean: 100 * time.Millisecond, away: 30 * time.Millisecond}}
-			v := r.run(t, s, seed+uint64(n))
-			t.Logf("round %d: %v\n%v", n, &v, r)
-			if !v.good() || v.gaps > 0 || t.Failed() {
-				t.Fatalf("seed %d is bad", seed+uint64(n))
-			}
-		}
-	})
-}
-
 // What is published while somebody subscribes comes once, wherever in the course of
 // that it was published, and whether or not it is kept.
 func TestSeamAtEveryStep(t *testing.T) {

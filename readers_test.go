@@ -262,8 +262,8 @@ func (c *call) dial(path string, headers ...string) error {
 	c.head = resp.Header
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		body, _ := io.ReadAll(resp.Body)
-		if c.how == breaks || c.how == closes {
-			return errSevered // before it asked
+		if c.how == breaks || c.how == closes || resp.StatusCode == http.StatusRequestTimeout {
+			return errSevered // before it asked, or before it was answered
 		}
 		return wrong("joining %s: %s: %s", path, resp.Status, body)
 	}
