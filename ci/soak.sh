@@ -8,4 +8,4 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 FANFARE_CHURN=${SOAK:-30m} go test -race -count 1 -timeout 0 -v -run '^TestChurn$' .
-FANFARE_RESUME=${ROUNDS:-200} exec go test -race -count 1 -timeout 0 -v -run '^(TestResume|TestResumeWithGaps|TestResumeInTime|TestSubscribeInTheMiddle)$' .
+FANFARE_RESUME=${ROUNDS:-200} exec go test -race -count 1 -timeout 0 -v -run '^(TestResume|TestResumeWithGaps|TestResumeWithALateBroker|TestResumeInTime|TestSubscribeInTheMiddle)$' .
