@@ -2,55 +2,26 @@ package fanfare
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"unicode"
-	"unicode/utf8"
 
 	"fanfare/broker"
 	"fanfare/internal/feed"
 	"fanfare/internal/transport"
 )
 
-const (
-	// lobby is the channel of the URL "/".
-	lobby = "lobby"
-	// maxChannelName is the longest name of a channel in bytes.
-	maxChannelName = 255
-)
+// lobby is the channel of the URL "/".
+const lobby = "lobby"
 
 // CheckChannel returns nil if name can be a channel's, and otherwise an
 // [*Error] that says which rule it breaks: a path of segments divided by "/",
 // UTF-8 without control characters, 255 bytes at most; no segment is empty,
 // ".", "..", or contains "*" (patterns do), and the first is not "-".
 func CheckChannel(name string) error {
-	bad := func(rule string) error {
-		return errorf("bad_channel", "%.80q is no channel's name: %s", name, rule)
-	}
-	switch {
-	case name == "":
-		return bad("it is empty")
-	case len(name) > maxChannelName:
-		return bad(fmt.Sprintf("it has %d bytes, and a name may have %d", len(name), maxChannelName))
-	case !utf8.ValidString(name):
-		return bad("it is not UTF-8")
-	case strings.ContainsFunc(name, unicode.IsControl):
-		return bad("it contains a control character")
-	case strings.Contains(name, "*"):
-		return bad("it contains *, as patterns do: one can read those, and publish to channels")
-	case name == "-" || strings.HasPrefix(name, "-/"):
-		return bad("what begins with -/ is the server's own")
-	}
-	for segment := range strings.SplitSeq(name, "/") {
-		switch segment {
-		case "":
-			return bad("two slashes follow each other, or it begins or ends with one")
-		case ".", "..":
-			return bad("a segment is . or ..")
-		}
+	if err := broker.CheckName(name); err != nil {
+		return errorf("bad_channel", "%v", err)
 	}
 	return nil
 }

@@ -29,6 +29,7 @@ var house = map[string]struct{ ours, outside string }{
 	"broker/brokertest":    {"broker", ""},
 	"internal/feed":        {"broker", ""},
 	"protocol":             {"broker", ""},
+	"auth":                 {"broker", ""},
 	"browser":              {"", ""},
 	"web":                  {"", ""},
 

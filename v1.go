@@ -147,7 +147,7 @@ func (v *v1) answer(s *session, cmd *protocol.Command, weight int32, ok *protoco
 
 func failure(cmd *protocol.Command, e *Error) *protocol.Event {
 	f := &protocol.Event{Type: protocol.ErrorEvent, ID: cmd.ID, Channel: cmd.Channel, Code: e.Code, Message: e.Message}
-	if len(f.Channel) > maxChannelName {
+	if len(f.Channel) > broker.MaxName {
 		f.Channel = "" // it is none, and could be a megabyte
 	}
 	return f
