@@ -50,7 +50,7 @@ var eventStream = &dialect{
 	},
 	heartbeat: []byte(": \n\n"),
 	preface: func(at string) []byte {
-		soon := retryAfter + rand.N(retryAfter)
+		soon := retryAfter + rand.N(retryAfter) // #nosec G404: spreads those who come back
 		return fmt.Appendf(nil, "retry: %d\nid: %s\n\n", soon.Milliseconds(), at)
 	},
 }

@@ -28,7 +28,7 @@ func (b *backoff) bound() time.Duration {
 // next returns the time to wait after one more failure. It is at least a tenth
 // of first, so that bad luck is not a busy loop.
 func (b *backoff) next() time.Duration {
-	wait := max(rand.N(b.bound()), b.first/10)
+	wait := max(rand.N(b.bound()), b.first/10) // #nosec G404: spreads those who come back
 	b.failures++
 	return wait
 }

@@ -177,7 +177,7 @@ func farewell(e *protocol.Event) *loss {
 	lost := &loss{err: fmt.Errorf("client: the server ended the conversation: %w", &Error{Code: e.Code, Message: e.Message}), final: e.Retry == 0}
 	if e.Retry > 0 {
 		least := span(e.Retry, time.Millisecond, mostRetry)
-		lost.least = least + rand.N(least/2+1)
+		lost.least = least + rand.N(least/2+1) // #nosec G404: spreads those who come back
 	}
 	return lost
 }

@@ -165,7 +165,7 @@ func (k *kit) publish(msgs ...*broker.Message) []broker.Position {
 	positions := make([]broker.Position, len(msgs))
 	for i, o := range outcomes {
 		if o.err != nil {
-			k.Fatalf("Publish to %q: %v", msgs[i].Channel, o.err)
+			k.Fatalf("Publish to %q: %v", msgs[i].Channel, o.err) // #nosec G602: there are as many outcomes as messages
 		}
 		positions[i] = o.pos
 	}

@@ -8,6 +8,7 @@ import (
 	_ "embed"
 	"log"
 	"net/http"
+	"time"
 
 	"fanfare"
 )
@@ -22,7 +23,8 @@ func main() {
 		log.Fatal(err)
 	}
 	log.Print("open http://127.0.0.1:8080/")
-	log.Fatal(http.ListenAndServe("127.0.0.1:8080", handler(live)))
+	server := &http.Server{Addr: "127.0.0.1:8080", Handler: handler(live), ReadHeaderTimeout: 10 * time.Second}
+	log.Fatal(server.ListenAndServe())
 }
 
 // handler is the page, and below /live/ the server that it speaks with.
