@@ -42,7 +42,8 @@ func TestDocs(t *testing.T) {
 	}
 	for _, kind := range []string{
 		protocol.WelcomeEvent, protocol.OKEvent, protocol.ErrorEvent, protocol.MessageEvent, protocol.GapEvent,
-		protocol.JoinEvent, protocol.ResponseEvent, protocol.HeartbeatEvent, protocol.ByeEvent, // a leave is like a join
+		protocol.JoinEvent, protocol.ResponseEvent, protocol.HeartbeatEvent, protocol.ByeEvent,
+		protocol.RenewEvent, protocol.UnsubscribedEvent, // a leave is like a join
 	} {
 		if !told["server: "+kind] {
 			t.Errorf("there is no example of a server's %s", kind)

@@ -9,26 +9,30 @@ import (
 
 // What a server says, and the fields that it has besides id and channel:
 //
-//	welcome      protocol, session, heartbeat, limits, position
-//	ok           what the command asked for: position, time, gap, more, count, members, messages
-//	error        code, message
+//	welcome      protocol, session, auth, subject, expires, heartbeat, limits, position
+//	ok           what the command asked for: subject, expires, position, time, gap, more, count, members, messages
+//	error        code, message, retry
 //	message      pattern, position, predecessor, time, sender, key, encoding, data
 //	gap          pattern, reason, missed, position
 //	join, leave  count, members, omitted
 //	response     data
+//	renew        expires
+//	unsubscribed code, message
 //	heartbeat
 //	bye          code, message, retry
 const (
-	WelcomeEvent   = "welcome"
-	OKEvent        = "ok"
-	ErrorEvent     = "error"
-	MessageEvent   = "message"
-	GapEvent       = "gap"
-	JoinEvent      = "join"
-	LeaveEvent     = "leave"
-	ResponseEvent  = "response"
-	HeartbeatEvent = "heartbeat"
-	ByeEvent       = "bye"
+	WelcomeEvent      = "welcome"
+	OKEvent           = "ok"
+	ErrorEvent        = "error"
+	MessageEvent      = "message"
+	GapEvent          = "gap"
+	JoinEvent         = "join"
+	LeaveEvent        = "leave"
+	ResponseEvent     = "response"
+	RenewEvent        = "renew"
+	UnsubscribedEvent = "unsubscribed"
+	HeartbeatEvent    = "heartbeat"
+	ByeEvent          = "bye"
 )
 
 // Why something is missing at a gap; joins and leaves at one whose reason is [Presence].
@@ -38,7 +42,11 @@ const (
 	Outrun     = "outrun"
 	Skipped    = "skipped"
 	Superseded = "superseded"
+	Forbidden  = "forbidden"
 )
+
+// Required is the auth of a welcome after which nothing is heard before an [Auth].
+const Required = "required"
 
 // An Event is what a server says: all fields that anything it says can have,
 // in the order in which they are written. What is empty is left out; Members
@@ -48,6 +56,9 @@ type Event struct {
 	ID          string            `json:"id,omitzero"` // of the command that this answers
 	Protocol    string            `json:"protocol,omitzero"`
 	Session     string            `json:"session,omitzero"`
+	Auth        string            `json:"auth,omitzero"`      // Required, or nothing
+	Subject     string            `json:"subject,omitzero"`   // who the client is
+	Expires     int               `json:"expires,omitzero"`   // milliseconds until its token does; 0: never
 	Heartbeat   int               `json:"heartbeat,omitzero"` // milliseconds
 	Limits      *Limits           `json:"limits,omitzero"`
 	Channel     string            `json:"channel,omitzero"`
@@ -63,7 +74,7 @@ type Event struct {
 	Data        json.RawMessage   `json:"data,omitzero"` // one JSON value
 	Code        string            `json:"code,omitzero"`
 	Message     string            `json:"message,omitzero"` // a sentence for people
-	Retry       int               `json:"retry,omitzero"`   // milliseconds; 0: coming back would end the same way
+	Retry       int               `json:"retry,omitzero"`   // milliseconds; 0: trying again would end the same way
 	Gap         bool              `json:"gap,omitzero"`
 	More        bool              `json:"more,omitzero"`
 	Count       *int              `json:"count,omitzero"`
@@ -101,6 +112,9 @@ func (e *Event) Append(dst []byte) []byte {
 	o.text("id", e.ID)
 	o.text("protocol", e.Protocol)
 	o.text("session", e.Session)
+	o.text("auth", e.Auth)
+	o.text("subject", e.Subject)
+	o.count("expires", int64(e.Expires))
 	o.count("heartbeat", int64(e.Heartbeat))
 	if e.Limits != nil {
 		o.name("limits")
@@ -183,7 +197,8 @@ func ParseEvent(text []byte) (Event, error) {
 		return Event{}, fmt.Errorf("protocol: the server said something without a type: %.80s", text)
 	}
 	switch e.Type {
-	case WelcomeEvent, OKEvent, ErrorEvent, MessageEvent, GapEvent, JoinEvent, LeaveEvent, ResponseEvent, HeartbeatEvent, ByeEvent:
+	case WelcomeEvent, OKEvent, ErrorEvent, MessageEvent, GapEvent, JoinEvent, LeaveEvent, ResponseEvent,
+		RenewEvent, UnsubscribedEvent, HeartbeatEvent, ByeEvent:
 		if wrong != nil {
 			return Event{}, wrong
 		}
@@ -204,6 +219,12 @@ func (e *Event) set(name string, value []byte) bool {
 		return setText(&e.Protocol, value)
 	case "session":
 		return setText(&e.Session, value)
+	case "auth":
+		return setText(&e.Auth, value)
+	case "subject":
+		return setText(&e.Subject, value)
+	case "expires":
+		return setInt(&e.Expires, value)
 	case "heartbeat":
 		return setInt(&e.Heartbeat, value)
 	case "limits":
