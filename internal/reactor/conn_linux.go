@@ -70,6 +70,7 @@ func (c *Conn) start(s transport.Session) {
 		return
 	}
 	if early != nil {
+		c.loop.read += int64(len(early.bytes))
 		c.deaf = !c.session.Receive(early.bytes)
 	}
 	c.Flush() // for a Wake that came too early
@@ -171,6 +172,7 @@ func (c *Conn) read() (more bool) {
 		c.end(io.EOF)
 		return false
 	}
+	c.loop.read += int64(n)
 	if !c.deaf {
 		c.deaf = !c.session.Receive(c.loop.buf[:n])
 	}
@@ -234,6 +236,7 @@ func (c *Conn) place(b []byte, last bool) bool {
 		c.end(os.NewSyscallError("write", errno))
 		return false
 	}
+	c.loop.written += int64(max(n, 0))
 	if n > 0 && c.waited != 0 {
 		c.waited = 0
 	}
@@ -306,7 +309,10 @@ func (c *Conn) speakLast(err error) {
 		rest = c.held.bytes
 	}
 	netend.MakeRoom(fd, len(rest)+len(words))
-	if n, _ := send(fd, rest); n == len(rest) || len(rest) == 0 {
-		send(fd, words)
+	n, _ := send(fd, rest)
+	c.loop.written += int64(max(n, 0))
+	if n == len(rest) || len(rest) == 0 {
+		n, _ = send(fd, words)
+		c.loop.written += int64(max(n, 0))
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"fanfare/internal/tally"
 	"fanfare/internal/transport"
 
 	"golang.org/x/sys/unix"
@@ -51,6 +52,13 @@ type loop struct {
 	closing bool               // ends as soon as nobody is left
 	began   time.Time          // this turn
 	hurried bool               // this turn's reading took all of a turn's time: the rest of the events is for the next
+	read    int64              // bytes since it began
+	written int64
+
+	// What the goroutine tells others at the end of each turn.
+	turns             *tally.Histogram // how long they took, in ns
+	didRead, didWrite atomic.Int64
+	leftOver          atomic.Int32 // tasks and slow
 
 	mu     sync.Mutex // guards the following
 	queue  []transport.Task
@@ -72,6 +80,7 @@ func newLoop(o transport.Options, ends *sync.WaitGroup) (*loop, error) {
 		spoke:        max(o.Tick/spokes, time.Millisecond),
 		writeTimeout: ticks(o.WriteTimeout, o.Tick), closeTimeout: ticks(o.CloseTimeout, o.Tick),
 		buf: make([]byte, bufferSize), events: make([]unix.EpollEvent, 256),
+		turns: tally.NewHistogram(turnTimes...),
 	}
 	// Edge-triggered, so that it need never be read.
 	err = unix.EpollCtl(fd, unix.EPOLL_CTL_ADD, bell, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: -1})
@@ -137,10 +146,28 @@ func (l *loop) run() {
 			l.happened(&l.events[l.seen-1])
 		}
 		l.work()
-		l.visit()
+		l.report(l.visit())
 		// Others need the processor too: a loop that is always busy would keep
 		// it until the scheduler takes it away, every 10 ms.
 		runtime.Gosched()
+	}
+}
+
+// turnTimes are the bounds by which turns are counted. Most are much shorter than a
+// turn's time; one of more than a few of them kept everybody waiting.
+var turnTimes = []int64{50_000, 100_000, 250_000, 500_000, 1e6, 2_500_000, 5e6, 10e6, 25e6, 100e6, 1e9}
+
+// report tells what the turn that ends now did.
+func (l *loop) report(now time.Time) {
+	l.turns.Observe(int64(now.Sub(l.began)))
+	if l.didRead.Load() != l.read {
+		l.didRead.Store(l.read)
+	}
+	if l.didWrite.Load() != l.written {
+		l.didWrite.Store(l.written)
+	}
+	if left := int32(len(l.tasks) + len(l.slow)); l.leftOver.Load() != left {
+		l.leftOver.Store(left)
 	}
 }
 
@@ -230,18 +257,19 @@ func emptied[T any](list []T) []T {
 	return list[:0]
 }
 
-// visit calls a part of the connections when it is time.
-func (l *loop) visit() {
+// visit calls a part of the connections when it is time, and returns when it was
+// done.
+func (l *loop) visit() time.Time {
+	now := time.Now()
 	if len(l.conns) == len(l.free) {
 		if !l.next.IsZero() {
 			l.next = time.Time{}
 			l.epoll.SetReadDeadline(time.Time{})
 		}
-		return
+		return now
 	}
-	now := time.Now()
 	if now.Before(l.next) {
-		return
+		return now
 	}
 	if !l.next.IsZero() {
 		for slot := l.at; slot < len(l.conns); slot += spokes {
@@ -253,6 +281,7 @@ func (l *loop) visit() {
 	}
 	l.next = now.Add(l.spoke)
 	l.epoll.SetReadDeadline(l.next)
+	return time.Now()
 }
 
 // close ends all connections, and then the loop.

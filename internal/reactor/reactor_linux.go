@@ -86,6 +86,22 @@ func (r *Reactor) Each(f func(transport.Session)) {
 // Loops implements [transport.Transport].
 func (r *Reactor) Loops() []transport.Loop { return r.asLoops }
 
+// Name implements [transport.Transport].
+func (r *Reactor) Name() string { return "reactor" }
+
+// Load implements [transport.Transport].
+func (r *Reactor) Load() (sum transport.Load) {
+	for _, l := range r.loops {
+		sum.Read += l.didRead.Load()
+		sum.Written += l.didWrite.Load()
+		l.mu.Lock()
+		waiting := len(l.queue)
+		l.mu.Unlock()
+		sum.Loops = append(sum.Loops, transport.LoopLoad{Turns: l.turns, Queue: waiting + int(l.leftOver.Load())})
+	}
+	return sum
+}
+
 // Close implements [transport.Transport].
 func (r *Reactor) Close() {
 	r.mu.Lock()

@@ -10,6 +10,7 @@ import (
 	"net"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"fanfare/internal/netend"
@@ -50,7 +51,7 @@ func (t *Transport) Accept(nc net.Conn, early []byte) (transport.Conn, error) {
 	if t.closed {
 		return nil, transport.ErrClosed
 	}
-	c.loop = t.loops[t.next%len(t.loops)]
+	c.loop = t.loops[t.next%len(t.loops)].(*loop)
 	t.next++
 	t.conns[c] = struct{}{}
 	t.ends.Add(1)
@@ -68,6 +69,18 @@ func (t *Transport) Each(f func(transport.Session)) {
 	for _, c := range conns {
 		c.loop.Post(transport.Do(func() { c.during(f) }))
 	}
+}
+
+// Name implements [transport.Transport].
+func (t *Transport) Name() string { return "stream" }
+
+// Load implements [transport.Transport].
+func (t *Transport) Load() (sum transport.Load) {
+	for _, l := range t.loops {
+		sum.Read += l.(*loop).read.Load()
+		sum.Written += l.(*loop).written.Load()
+	}
+	return sum
 }
 
 // Close implements [transport.Transport].
@@ -124,6 +137,8 @@ func (t *Transport) forget(c *Conn) {
 
 // A loop is a goroutine that lives while there are tasks.
 type loop struct {
+	read, written atomic.Int64 // bytes, of all its connections
+
 	mu      sync.Mutex // guards the following
 	queue   []transport.Task
 	running bool
@@ -165,7 +180,7 @@ func (l *loop) run() {
 type Conn struct {
 	nc        net.Conn          // static
 	transport *Transport        // static
-	loop      transport.Loop    // static
+	loop      *loop             // static
 	session   transport.Session // static after Start
 	early     []byte            // what was read before Accept; the reading goroutine's
 
@@ -320,6 +335,7 @@ func (c *Conn) read() {
 func (c *Conn) receive() error {
 	wanted := true
 	if len(c.early) > 0 {
+		c.loop.read.Add(int64(len(c.early)))
 		wanted = c.session.Receive(c.early)
 		c.early = nil
 	}
@@ -332,6 +348,7 @@ func (c *Conn) receive() error {
 		}
 		c.whilePaused()
 		n, err := c.nc.Read(buf)
+		c.loop.read.Add(int64(n))
 		if n > 0 && wanted {
 			wanted = c.session.Receive(buf[:n])
 		}
@@ -412,6 +429,7 @@ func (c *Conn) writeNext() (rest []byte, err error) {
 
 func (c *Conn) writeAll(b []byte) (rest []byte, err error) {
 	rest, err = netend.Write(c.nc, b, c.transport.opts.WriteTimeout, c.writeUntil)
+	c.loop.written.Add(int64(len(b) - len(rest)))
 	if err == netend.ErrStuck {
 		err = transport.ErrWriteTimeout
 	}
@@ -465,5 +483,6 @@ func (c *Conn) speakLast(rest []byte, err error) {
 	makeRoom(c.nc, len(rest)+len(words))
 	c.nc.SetWriteDeadline(time.Now().Add(farewell))
 	both := net.Buffers{rest, words} // not joined: many sessions may share a large rest
-	both.WriteTo(c.nc)
+	n, _ := both.WriteTo(c.nc)
+	c.loop.written.Add(n)
 }

@@ -17,6 +17,8 @@ import (
 	"errors"
 	"net"
 	"time"
+
+	"fanfare/internal/tally"
 )
 
 // A Session is what a connection serves. Receive, Next, LastWords and Tick may be called
@@ -111,9 +113,26 @@ type Transport interface {
 	Each(f func(Session))
 	// Loops returns the transport's loops; the same slice each time.
 	Loops() []Loop
+	// Name is the transport's: "reactor" or "stream".
+	Name() string
+	// Load says what the transport did and has to do. It asks no connection, and
+	// costs the same however many there are.
+	Load() Load
 	// Close ends all connections with ErrClosed and waits until all were told
 	// Gone. So it must not be called by a session or a task.
 	Close()
+}
+
+// Load is what a transport did, since it began, and has to do.
+type Load struct {
+	Read, Written int64 // bytes, of the connections that were started
+	Loops         []LoopLoad
+}
+
+// LoopLoad is the same of a loop, where loops are goroutines that do turns.
+type LoopLoad struct {
+	Turns *tally.Histogram // how long each turn took, in ns: from its events to its last task
+	Queue int              // tasks and connections that wait for a turn
 }
 
 // Options are a transport's settings. All are needed.
