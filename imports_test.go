@@ -19,6 +19,7 @@ import (
 // its line here first; "." is the package fanfare itself.
 var house = map[string]struct{ ours, outside string }{
 	"internal/frame":       {"", ""},
+	"internal/limit":       {"", "golang.org/x/time"},
 	"internal/handshake":   {"", ""},
 	"internal/netend":      {"", ""},
 	"internal/tally":       {"", ""},
