@@ -20,10 +20,13 @@ import (
 
 // Options are a client's. Nil or zero gives good defaults.
 type Options struct {
-	// Token is asked for a token before each connection, which goes along as
-	// "Authorization: Bearer …". Its error counts as a failed attempt to connect. Nil: none.
+	// Token is asked for a token before each connection, which goes along in a header and never
+	// in the URL, and whenever the server wants a new one because the old one expires soon.
+	// Its error counts as a failed attempt; empty is none. After a token was refused it is asked once
+	// more, and if that one is the same or is refused too, that is the client's end. It must return when ctx
+	// ends. Nil: none. See [StaticToken].
 	Token func(ctx context.Context) (string, error)
-	// Name is who says what this client says. A server that asks who it is may know better.
+	// Name is who says what this client says. A server with authentication knows better.
 	Name string
 	// WebSocket is how each connection is made: more headers, TLS, a proxy, limits.
 	// Its Subprotocols are the client's own affair, and its Limit is by default
@@ -109,6 +112,8 @@ type Client struct {
 	ended   chan struct{}           // closed when run has returned
 	asleep  atomic.Int64            // how long the machine was suspended, for tests
 
+	refused error // why the last token was refused; nil: it was not, or it proved good first. Owned by run
+
 	mu      sync.Mutex // guards the following, and what is said to be under it elsewhere
 	state   State
 	changed chan struct{} // closed and replaced when state changes
@@ -119,6 +124,7 @@ type Client struct {
 	outbox  outbox
 	session *session      // the connection under way; nil: none
 	ids     int           // how many were made up
+	token   string        // that was said last; empty: none was
 	repeat  time.Duration // for how long publishes are repeated, as the server told; 0: it did not
 }
 
@@ -135,8 +141,8 @@ func (c *Client) repeatFor() time.Duration {
 //	ws://localhost:8765/chat/general   the channel chat/general
 //	wss://example.com/live/            a server that is mounted below /live/: the slash at the end matters
 //
-// Dial subscribes to nothing. The query goes along; name is [Options.Name],
-// and client, by which the server knows a publish that is repeated, is made up if it is not there.
+// Dial subscribes to nothing. The query goes along, but for a token, which is the
+// [Options.Token] if there is none; name is [Options.Name], and client, by which the server knows a publish that is repeated, is made up if it is not there.
 //
 // Dial returns when the server has welcomed us. It fails when the first attempt does,
 // unless [Options.Patient] says otherwise. The client outlives ctx.
@@ -151,8 +157,12 @@ func Dial(ctx context.Context, rawURL string, o *Options) (*Client, error) {
 		subs:    make(map[string]*Subscription),
 	}
 	var err error
-	if c.url, c.channel, err = address(rawURL, set.Name); err != nil {
+	var token string
+	if c.url, c.channel, token, err = address(rawURL, set.Name); err != nil {
 		return nil, err
+	}
+	if c.o.Token == nil && token != "" {
+		c.o.Token = StaticToken(token)
 	}
 	if err := c.begin(ctx); err != nil {
 		return nil, err
@@ -178,21 +188,21 @@ func (c *Client) begin(ctx context.Context) error {
 	return c.State().Err
 }
 
-// address takes apart the URL that Dial was given: where to connect to, and
-// which channel it names.
-func address(raw, name string) (connect, channel string, err error) {
+// address takes apart the URL that Dial was given: where to connect to,
+// which channel it names, and the token in it.
+func address(raw, name string) (connect, channel, token string, err error) {
 	u, err := url.Parse(raw)
 	if err != nil {
 		var bad *url.Error
 		if errors.As(err, &bad) {
 			err = bad.Err // the URL itself may hold a password
 		}
-		return "", "", fmt.Errorf("client: the URL cannot be understood: %w", err)
+		return "", "", "", fmt.Errorf("client: the URL cannot be understood: %w", err)
 	}
 	switch scheme, _ := strings.CutSuffix(strings.ToLower(u.Scheme), "+unix"); scheme {
 	case "ws", "wss", "http", "https":
 	default:
-		return "", "", fmt.Errorf("client: the URL's scheme is %q; it must be ws, wss, http or https", u.Scheme)
+		return "", "", "", fmt.Errorf("client: the URL's scheme is %q; it must be ws, wss, http or https", u.Scheme)
 	}
 	socket, path := "", u.Path
 	if strings.HasSuffix(strings.ToLower(u.Scheme), "+unix") {
@@ -207,6 +217,8 @@ func address(raw, name string) (connect, channel string, err error) {
 	u.Path, u.RawPath = socket+strings.TrimSuffix(root, "/")+"/-/connect", ""
 	u.Fragment, u.RawFragment = "", ""
 	query := u.Query()
+	token = query.Get("token")
+	query.Del("token")
 	if query.Get("client") == "" {
 		query.Set("client", rand.Text())
 	}
@@ -214,7 +226,7 @@ func address(raw, name string) (connect, channel string, err error) {
 		query.Set("name", name)
 	}
 	u.RawQuery = query.Encode()
-	return u.String(), channel, nil
+	return u.String(), channel, token, nil
 }
 
 // Channel returns the channel of the URL, which an empty name means.
@@ -245,8 +257,10 @@ func (p Phase) String() string {
 // A State is how a client is. Fields that do not belong to its phase are zero.
 type State struct {
 	Phase Phase
-	// Connected: the session's name, which is also the member's in presence, and the server's limits.
+	// Connected: the session's name, which is also the member's in presence, who the token says
+	// we are (empty: nobody in particular), and the server's limits.
 	Session string
+	Subject string
 	Limits  protocol.Limits
 	// Waiting: how long in all.
 	Wait time.Duration

@@ -22,7 +22,7 @@ func TestAddress(t *testing.T) {
 		{"ws+unix:///run/f.sock:/chat", "ws+unix:///run/f.sock:/-/connect", "chat"},
 		{"ws+unix:///run/f.sock", "ws+unix:///run/f.sock:/-/connect", "lobby"},
 	} {
-		connect, channel, err := address(tt.url, "")
+		connect, channel, _, err := address(tt.url, "")
 		connect, query, _ := strings.Cut(connect, "?")
 		if err != nil || connect != tt.connect || channel != tt.channel {
 			t.Errorf("%s: %s, %q, %v", tt.url, connect, channel, err)

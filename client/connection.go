@@ -32,6 +32,7 @@ const (
 type loss struct {
 	err   error
 	final bool          // connecting again would end the same way
+	who   bool          // … but with another token it might not
 	least time.Duration // before connecting again
 }
 
@@ -47,9 +48,17 @@ func (c *Client) run() {
 			patient = true
 			began := time.Now()
 			lost = s.run()
-			if time.Since(began) >= pause.bound() {
-				pause.reset() // it was a good one
+			good := time.Since(began) >= pause.bound()
+			if good {
+				pause.reset()
 			}
+			if good || lost.code() == "token_expired" { // until then the token would do
+				c.refused = nil
+			}
+		}
+		if lost.who {
+			lost.final = c.o.Token == nil || c.refused != nil
+			c.refused = lost.err
 		}
 		switch {
 		case c.life.Err() != nil:
@@ -88,15 +97,9 @@ func (c *Client) sleep(d time.Duration) {
 // connect makes one connection, up to the server's welcome.
 func (c *Client) connect() (*session, *loss) {
 	options := c.o.WebSocket
-	if c.o.Token != nil {
-		token, err := c.o.Token(c.life)
-		if err != nil {
-			return nil, &loss{err: fmt.Errorf("client: there is no token: %w", err)}
-		}
-		if options.Header = options.Header.Clone(); options.Header == nil {
-			options.Header = http.Header{}
-		}
-		options.Header.Set("Authorization", "Bearer "+token)
+	var lost *loss
+	if options.Header, lost = c.header(); lost != nil {
+		return nil, lost
 	}
 	conn, answer, err := websocket.Dial(c.life, c.url, &options)
 	if err != nil {
@@ -129,6 +132,7 @@ func refusal(answer *http.Response, err error) *loss {
 	if json.Unmarshal(body, &said) == nil && said.Error != nil && said.Error.Code != "" {
 		err = said.Error
 	}
+	lost.who = answer.StatusCode == http.StatusUnauthorized || answer.StatusCode == http.StatusForbidden && said.Error != nil && aboutWho(said.Error.Code)
 	lost.err = &RefusedError{Status: answer.StatusCode, Err: err}
 	return lost
 }
@@ -143,6 +147,36 @@ func (c *Client) meet(conn *websocket.Conn) (*session, *loss) {
 	}
 	ctx, cancel := context.WithTimeoutCause(c.life, welcomeWait, fmt.Errorf("client: no welcome came within %v", welcomeWait))
 	defer cancel()
+	e, lost := hear(ctx, conn)
+	switch {
+	case lost != nil:
+		return nil, lost
+	case e.Type != protocol.WelcomeEvent:
+		return nil, &loss{err: fmt.Errorf("client: the server does not begin with a welcome but with %.40q", e.Type), final: true}
+	}
+	subject := e.Subject
+	if e.Auth == protocol.Required {
+		ok, lost := c.introduce(ctx, conn)
+		if lost != nil {
+			return nil, lost
+		}
+		subject = ok.Subject
+	}
+	s := &session{
+		client: c, conn: conn, name: e.Session, subject: subject, wake: make(chan struct{}, 1), expires: make(chan struct{}, 1),
+		silence: heartbeatElse * 3 / 2, pending: make(map[string]func(*protocol.Event)), heard: c.now(),
+	}
+	if e.Heartbeat > 0 {
+		s.silence = span(e.Heartbeat, time.Millisecond, mostTime) * 3 / 2
+	}
+	if e.Limits != nil {
+		s.limits = *e.Limits
+	}
+	return s, nil
+}
+
+// hear waits for what the server says next, where that is not a bye.
+func hear(ctx context.Context, conn *websocket.Conn) (*protocol.Event, *loss) {
 	_, text, err := conn.Read(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -156,25 +190,23 @@ func (c *Client) meet(conn *websocket.Conn) (*session, *loss) {
 		return nil, &loss{err: err}
 	case e.Type == protocol.ByeEvent:
 		return nil, farewell(&e)
-	case e.Type != protocol.WelcomeEvent:
-		return nil, &loss{err: fmt.Errorf("client: the server does not begin with a welcome but with %.40q", e.Type), final: true}
 	}
-	s := &session{
-		client: c, conn: conn, name: e.Session, wake: make(chan struct{}, 1),
-		silence: heartbeatElse * 3 / 2, pending: make(map[string]func(*protocol.Event)), heard: c.now(),
+	return &e, nil
+}
+
+// code is what the server said, if it said something; otherwise it is empty.
+func (l *loss) code() string {
+	var said *Error
+	if errors.As(l.err, &said) {
+		return said.Code
 	}
-	if e.Heartbeat > 0 {
-		s.silence = span(e.Heartbeat, time.Millisecond, mostTime) * 3 / 2
-	}
-	if e.Limits != nil {
-		s.limits = *e.Limits
-	}
-	return s, nil
+	return ""
 }
 
 // farewell says what a bye means.
 func farewell(e *protocol.Event) *loss {
-	lost := &loss{err: fmt.Errorf("client: the server ended the conversation: %w", &Error{Code: e.Code, Message: e.Message}), final: e.Retry == 0}
+	said := &Error{Code: e.Code, Message: e.Message, Retry: e.Retry}
+	lost := &loss{err: fmt.Errorf("client: the server ended the conversation: %w", said), final: e.Retry == 0, who: e.Retry == 0 && aboutWho(e.Code)}
 	if e.Retry > 0 {
 		least := span(e.Retry, time.Millisecond, mostRetry)
 		lost.least = least + rand.N(least/2+1) // #nosec G404: spreads those who come back
@@ -194,8 +226,12 @@ func span(n int, unit, most time.Duration) time.Duration {
 // ended says what the end of a connection means, of which the server said nothing.
 func ended(err error) *loss {
 	var closed *websocket.CloseError
-	if errors.As(err, &closed) && closed.Local && closed.Code == websocket.MessageTooBig {
+	switch errors.As(err, &closed); {
+	case closed == nil:
+	case closed.Local && closed.Code == websocket.MessageTooBig:
 		return &loss{err: fmt.Errorf("client: the server sent a message that is larger than Options.WebSocket.Limit: %w", err), final: true}
+	case !closed.Local && (closed.Code == closedUnauthenticated || closed.Code == closedForbidden):
+		return &loss{err: err, who: true}
 	}
 	return &loss{err: err}
 }

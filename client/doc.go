@@ -32,8 +32,7 @@
 // # What happens when the connection is lost
 //
 // The client connects again after a pause of random length, whose bound doubles
-// with each failure, and not before the time that the server asked for. It says its token
-// again, and asks for every subscription from the message on that it received
+// with each failure, and not before the time that the server asked for. It asks for every subscription from the message on that it received
 // last. So a subscription brings every message once and in order, or says with
 // a [GapError] that some are gone.
 //
@@ -47,6 +46,19 @@
 // A server that refuses for good (an HTTP status of 400 to 499 but 408, 425 and
 // 429, or a farewell that does not ask to come back) ends the client, and whatever
 // waits for something gets that as its error.
+//
+// # Who it is
+//
+// [Options.Token] gives the token of each connection. It goes along in a header, is
+// in no URL and in no error, and is asked for anew when the server says that the old one expires
+// soon: the connection and all that is read over it goes on. When that came too late
+// the client connects again with a new one. When a server refuses a token (with the [Error] bad_token,
+// token_revoked, forbidden and the like) the client asks for one more, after the pause of a failure,
+// and ends if that is no other or is refused too.
+//
+// What the token does not grant is refused with the [Error] forbidden. A subscription
+// whose right is taken away ends with what the server says about it. Who may read, and not
+// read history, gets a [GapError] with the reason forbidden where something was missed.
 //
 // # Slow consumers
 //

@@ -43,7 +43,7 @@ func (e *UncertainError) Unwrap() error { return e.Err }
 // missing. It is not the end: the next message follows.
 type GapError struct {
 	Channel  string // the channel or pattern of the subscription
-	Reason   string // see docs/protocol.md: expired, lost, outrun, skipped, superseded
+	Reason   string // see docs/protocol.md: expired, lost, outrun, skipped, superseded, forbidden
 	Missed   int    // how many are missing; 0: not known
 	Position string // where reading goes on
 }

@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"math/rand/v2"
+	"time"
 	"unicode/utf8"
 
 	"fanfare/protocol"
@@ -31,7 +34,9 @@ type PublishOptions struct {
 // is, and a string is a JSON string, which those who speak plain see as the text it stands for.
 // In text that is JSON, ends of lines become spaces.
 //
-// Publish waits over reconnections. If ctx ends before the message was sent
+// Publish waits over reconnections, and where the server takes no more for now
+// (rate_limited) for as long as it says; [Client.Send] does not, because what was sent after it
+// would overtake it. If ctx ends before the message was sent
 // over any, the message is not published; if it ends after that, the error is an
 // [UncertainError] and the client goes on to publish it: publishing it again
 // with the ID of the error tells how it went.
@@ -39,15 +44,34 @@ func (c *Client) Publish(ctx context.Context, channel string, data any, o *Publi
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
-	r, err := c.Send(channel, data, o)
-	if err != nil {
-		return "", err
+	var set PublishOptions
+	if o != nil {
+		set = *o
 	}
-	select {
-	case <-r.Done():
-		return r.Wait(ctx)
-	case <-ctx.Done():
-		return "", c.withdraw(r.call, context.Cause(ctx))
+	for {
+		r, err := c.Send(channel, data, &set)
+		if err != nil {
+			return "", err
+		}
+		select {
+		case <-r.Done():
+		case <-ctx.Done():
+			return "", c.withdraw(r.call, context.Cause(ctx))
+		}
+		position, err = r.Wait(ctx)
+		var limited *Error
+		if !errors.As(err, &limited) || limited.Code != "rate_limited" || limited.Retry <= 0 {
+			return position, err
+		}
+		set.ID = r.ID()
+		wait := span(limited.Retry, time.Millisecond, mostRetry)
+		select {
+		case <-time.After(wait + rand.N(wait/2+1)): // those who were refused together do not come back together
+		case <-c.ended:
+			return "", err
+		case <-ctx.Done():
+			return "", fmt.Errorf("client: %w; until then: %w", context.Cause(ctx), err)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package client
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"fanfare/broker"
 	"fanfare/protocol"
@@ -60,15 +61,15 @@ func (s *session) subscribed(sub *Subscription, e *protocol.Event) {
 
 // refused does what a refusal means for a subscription. The caller holds mu.
 func (s *session) refused(sub *Subscription, e *protocol.Event) {
-	passing := e.Code == "timeout" || e.Code == "internal"
+	passing := e.Code == "timeout" || e.Code == "internal" || e.Code == "rate_limited"
 	switch {
 	case e.Code == "shutting_down": // the next connection asks again
 	case passing && sub.established:
-		wait := sub.pause.next()
+		wait := sub.pause.next() + span(e.Retry, time.Millisecond, mostRetry)
 		now := s.client.now()
 		sub.retry = moment{now.mono.Add(wait), now.wall.Add(wait)}
 	default:
-		s.client.endSubscription(sub, &Error{Code: e.Code, Message: e.Message})
+		s.client.endSubscription(sub, &Error{Code: e.Code, Message: e.Message, Retry: e.Retry})
 	}
 }
 
@@ -78,6 +79,10 @@ func (s *session) caughtUp(sub *Subscription, e *protocol.Event) {
 	sub.asked = false
 	switch {
 	case sub.err != nil:
+		return
+	case e.Type == protocol.ErrorEvent && e.Code == "forbidden": // it may read only what is new: the server's gap will say so
+		sub.behind = false
+		s.client.attend(sub)
 		return
 	case e.Type == protocol.ErrorEvent:
 		s.refused(sub, e)

@@ -18,9 +18,11 @@ type session struct {
 	client  *Client
 	conn    *websocket.Conn
 	name    string
+	subject string
 	limits  protocol.Limits
 	silence time.Duration // that means that the connection is dead
 	wake    chan struct{} // one place: there may be something to say
+	expires chan struct{} // one place: a new token is wanted
 
 	// under Client.mu
 	due     []utterance                      // to be said before the program's calls
@@ -44,9 +46,14 @@ func (s *session) run() *loss {
 	began := c.now()
 	s.begin()
 	done := make(chan struct{})
+	ctx, cancel := context.WithCancel(c.life)
+	defer cancel()
 	var others sync.WaitGroup
 	others.Go(func() { s.write(done) })
 	others.Go(func() { s.watch(began, done) })
+	if c.o.Token != nil {
+		others.Go(func() { s.renew(ctx) })
+	}
 	others.Go(func() {
 		select {
 		case <-c.life.Done():
@@ -56,6 +63,7 @@ func (s *session) run() *loss {
 	})
 	lost := s.read()
 	close(done)
+	cancel()
 	_ = s.conn.CloseNow()
 	others.Wait()
 	s.finish(lost)
@@ -77,7 +85,7 @@ func (s *session) begin() {
 	default:
 		close(c.online)
 	}
-	c.become(State{Phase: Connected, Session: s.name, Limits: s.limits})
+	c.become(State{Phase: Connected, Session: s.name, Subject: s.subject, Limits: s.limits})
 }
 
 func (s *session) finish(lost *loss) {
@@ -173,7 +181,7 @@ func (s *session) answered(a *call, e *protocol.Event) {
 		out.finish(a, e, nil)
 		return
 	}
-	refused := &Error{Code: e.Code, Message: e.Message}
+	refused := &Error{Code: e.Code, Message: e.Message, Retry: e.Retry}
 	if e.Code == "shutting_down" && a.repeats() {
 		if s.leaving.IsZero() { // it will be said over the next connection, and nothing that is behind it before
 			s.leaving = time.Now()
@@ -288,6 +296,12 @@ func (s *session) take(e *protocol.Event, size int) {
 			answered(e)
 		}
 		return
+	case protocol.RenewEvent:
+		select {
+		case s.expires <- struct{}{}:
+		default:
+		}
+		return
 	}
 	name := e.Channel
 	if e.Pattern != "" {
@@ -298,6 +312,8 @@ func (s *session) take(e *protocol.Event, size int) {
 		return
 	}
 	switch e.Type {
+	case protocol.UnsubscribedEvent:
+		c.endSubscription(sub, &Error{Code: e.Code, Message: e.Message})
 	case protocol.MessageEvent:
 		sub.put(item{message: messageOf(e), position: e.Position, size: size})
 	case protocol.GapEvent:

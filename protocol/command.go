@@ -135,7 +135,7 @@ type fields struct {
 
 func (f *fields) refuse(code, format string, a ...any) {
 	if f.err == nil {
-		f.err = &Error{code, fmt.Sprintf(format, a...)}
+		f.err = &Error{Code: code, Message: fmt.Sprintf(format, a...)}
 	}
 }
 

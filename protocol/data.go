@@ -18,7 +18,7 @@ import (
 // The error has the code bad_data.
 func PayloadOf(data json.RawMessage, encoding string) (payload []byte, binary bool, err *Error) {
 	bad := func(format string, a ...any) ([]byte, bool, *Error) {
-		return nil, false, &Error{"bad_data", fmt.Sprintf(format, a...)}
+		return nil, false, &Error{Code: "bad_data", Message: fmt.Sprintf(format, a...)}
 	}
 	s := scanner{text: data}
 	s.space()

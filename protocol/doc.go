@@ -39,6 +39,8 @@ const (
 type Error struct {
 	Code    string `json:"code"`    // for programs, and stable: docs/protocol.md lists them
 	Message string `json:"message"` // a sentence for people: the rule, and what to do
+	// Retry is after how many milliseconds the same may be taken; 0: that is not known.
+	Retry int `json:"retry,omitempty"`
 }
 
 func (e *Error) Error() string { return e.Message }

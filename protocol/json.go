@@ -38,11 +38,11 @@ type scanner struct {
 // levels.
 func readObject(text []byte, levels int, visit func(name, value []byte)) *Error {
 	if !utf8.Valid(text) {
-		return &Error{"bad_json", "the message is not UTF-8"}
+		return &Error{Code: "bad_json", Message: "the message is not UTF-8"}
 	}
 	s := scanner{text: text}
 	if s.space(); s.peek() != '{' {
-		return &Error{"bad_json", `a message is a JSON object, such as {"type":"ping"}`}
+		return &Error{Code: "bad_json", Message: `a message is a JSON object, such as {"type":"ping"}`}
 	}
 	var member []byte
 	if s.object(levels, &member, visit) {
@@ -52,9 +52,9 @@ func readObject(text []byte, levels int, visit func(name, value []byte)) *Error 
 		s.wrong("the end")
 	}
 	if s.fault == deep && string(member) == "data" {
-		return &Error{"bad_data", "data: " + s.explain()}
+		return &Error{Code: "bad_data", Message: "data: " + s.explain()}
 	}
-	return &Error{"bad_json", "the message is not JSON: " + s.explain()}
+	return &Error{Code: "bad_json", Message: "the message is not JSON: " + s.explain()}
 }
 
 // stringOf returns the text of a JSON value that is a string, and whether it is.
