@@ -51,11 +51,12 @@ const (
 	Superseded               // it lagged; newer values of the same keys follow
 	Expired                  // it resumed from a position that history does not reach
 	Lost                     // it resumed from a position of another epoch: the channel's history was lost since
+	Forbidden                // it wanted to resume, and may not read what was
 )
 
 // String returns the reason's name, as counters use it.
 func (r Reason) String() string {
-	return [...]string{"skipped", "outrun", "superseded", "expired", "lost"}[r]
+	return [...]string{"skipped", "outrun", "superseded", "expired", "lost", "forbidden"}[r]
 }
 
 // A Gap is messages that a reader will not see. The zero Gap is none.
@@ -290,10 +291,17 @@ func (c *Cursor) Position() broker.Position {
 	return c.at.msg.Position
 }
 
+// Miss has the reader told of a gap before anything else is taken, of which
+// nothing was taken yet.
+func (c *Cursor) Miss(why Reason) { c.stray().gap = Gap{why, -1} }
+
+// Picks reports whether the reader sees only some of the messages.
+func (c *Cursor) Picks() bool { return c.form != nil && c.form.Sees != nil }
+
 // A Batch is what a reader takes at once: a gap, or messages, or nothing.
 type Batch struct {
 	Gap   Gap    // if its Missed is not 0: tell the reader; no bytes come with it
-	Bytes []byte // of Count messages, in the reader's form; shared, not to be changed
+	Bytes []byte // of Count messages, in the reader's form; shared, not to be changed. Nil if it sees none of them
 	Count int
 }
 
@@ -340,6 +348,9 @@ func (c *Cursor) settle() (Gap, error) {
 	}
 	gap := c.astray.gap
 	c.astray.gap = Gap{}
+	if gap.Missed > 0 && c.Picks() {
+		gap.Missed = -1 // how many of them it would have seen, nobody knows
+	}
 	if c.at != nil && c.astray.ahead.IsZero() {
 		c.astray = nil
 	}

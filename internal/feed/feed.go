@@ -54,6 +54,13 @@ type Form struct {
 	// keep either. Messages older than the feed's history, which a reader went
 	// back to by Rewind, are encoded for that reader alone.
 	Encode func(dst []byte, m *broker.Message) []byte
+
+	// Sees, if it is not nil, makes this the form of readers that see only some
+	// of the messages: those for which it reports true, as Of has them. It is
+	// asked for each reader and message, by any goroutine, and must not block.
+	// Encode is not called then.
+	Sees func(m *broker.Message) bool
+	Of   *Form
 }
 
 // An Entry is a place in a feed: a message, and what comes next.
@@ -94,8 +101,15 @@ func (e *Entry) following() *Entry {
 	return e
 }
 
-// in returns the message in a wire form. The bytes are shared.
+// in returns the message in a wire form; nil if its readers do not see it. The
+// bytes are shared.
 func (c *content) in(f *Form) []byte {
+	if f.Sees != nil {
+		if !f.Sees(c.msg) {
+			return nil
+		}
+		f = f.Of
+	}
 	if x := c.find(f); x != nil {
 		return x.bytes
 	}

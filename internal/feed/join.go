@@ -29,6 +29,9 @@ func (j *Joiner) batch(from *Entry, form *Form, limit int) ([]byte, int, *Entry)
 	if first == nil {
 		return nil, 0, from
 	}
+	if form.Sees != nil {
+		return pick(first, form, limit)
+	}
 	if first.next.Load() == nil {
 		return first.in(form), 1, first
 	}
@@ -60,6 +63,22 @@ func (j *Joiner) batch(from *Entry, form *Form, limit int) ([]byte, int, *Entry)
 		}
 	}
 	slot.Store(&joined{form, weak.Make(first), weak.Make(last), count, bytes})
+	return bytes, count, last
+}
+
+// pick joins what a reader sees of the entries from first on, as batch does. What
+// it does not see costs no bytes, so the count can be anything; nil: nothing.
+func pick(first *Entry, form *Form, limit int) (bytes []byte, count int, last *Entry) {
+	last = first
+	for e := first; e != nil && !e.silent; e = e.next.Load() {
+		b := e.in(form)
+		if len(bytes) > 0 && len(bytes)+len(b) > limit {
+			break
+		}
+		bytes = append(bytes, b...)
+		count++
+		last = e
+	}
 	return bytes, count, last
 }
 
