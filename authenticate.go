@@ -76,10 +76,8 @@ type shownKey struct{}
 // withoutToken returns the request without ?token=, so that no handler, hook or
 // log of ours can tell it, and keeps it aside for identify.
 func withoutToken(r *http.Request) *http.Request {
-	if !strings.Contains(r.URL.RawQuery, "token") { // nor can it be written in another way: see below
-		if !strings.Contains(r.URL.RawQuery, "%") {
-			return r
-		}
+	if q := r.URL.RawQuery; !strings.Contains(q, "token") && !strings.Contains(q, "%") {
+		return r
 	}
 	token := ""
 	kept := make([]string, 0, 4)
@@ -170,7 +168,7 @@ func (s *Server) ask(ctx context.Context, trust *AuthConfig, c auth.Credentials)
 	case s.revoked.has(id):
 		return nil, errRevokedToken
 	case !id.Expires.IsZero() && time.Until(id.Expires) <= 0:
-		return nil, &auth.Error{Code: "token_expired", Message: "the token has expired; get a new one"}
+		return nil, errExpiredToken
 	}
 	if err := checkIdentity(id); err != nil {
 		s.log.Error("an identity is refused", "error", err)
@@ -195,6 +193,7 @@ func checkIdentity(id *auth.Identity) error {
 var (
 	errUnavailable   = errorf("auth_unavailable", "who you are cannot be found out at the moment; try again soon")
 	errUnknownToken  = &auth.Error{Code: "bad_token", Message: "nobody here knows this token"}
+	errExpiredToken  = &auth.Error{Code: "token_expired", Message: "the token has expired; get a new one"}
 	errRevokedToken  = &auth.Error{Code: "token_revoked", Message: "the token was revoked; get a new one"}
 	errOtherSubject  = errorf("other_subject", "the token is somebody else's, and a connection has one owner: open another connection")
 	errNobodyAsks    = errorf("no_authentication", "this server asks for no authentication; leave auth out")
@@ -212,13 +211,17 @@ func (s *Server) visitor(r *http.Request, set *settings, home string) (*speaker,
 	if id != nil {
 		r = r.WithContext(auth.NewContext(r.Context(), id))
 	}
-	return s.speaker(set, home, id), r, nil
+	// home may be a piece of the request line, which is not to be kept.
+	who := &speaker{name: set.name, key: set.key, client: set.client, home: strings.Clone(home)}
+	return s.identified(who, id), r, nil
 }
 
-// speaker returns who speaks.
-func (s *Server) speaker(set *settings, home string, id *auth.Identity) *speaker {
-	who := &speaker{name: set.name, key: set.key, client: set.client, home: home}
-	return s.identified(who, id)
+// current returns who, as the rules of the moment have him.
+func (s *Server) current(who *speaker) *speaker {
+	if who.by == s.trust() {
+		return who
+	}
+	return s.identified(who, who.id)
 }
 
 // identified returns who, with an identity. Where anybody is asked who he is, a
@@ -229,8 +232,8 @@ func (s *Server) identified(who *speaker, id *auth.Identity) *speaker {
 		return who
 	}
 	now := *who
-	now.id, now.grants, now.name = id, trust.Rules.Grants(id), ""
-	now.pending, now.until, now.renew = false, time.Time{}, time.Time{}
+	now.by, now.id, now.grants, now.name = trust, id, trust.Rules.Grants(id), ""
+	now.waits, now.until, now.renew = nil, time.Time{}, time.Time{}
 	if id == nil {
 		return &now
 	}
@@ -251,10 +254,12 @@ func (s *Server) identified(who *speaker, id *auth.Identity) *speaker {
 // unless it is short-lived.
 const renewBefore = 30 * time.Second
 
-// expects returns who, who must say who he is soon.
-func (s *Server) expects(who *speaker) *speaker {
+// expects returns who, who must say who he is soon, and then reads as settings
+// say, over a wire.
+func (s *Server) expects(who *speaker, set settings, w *wire) *speaker {
 	now := *who
-	now.pending, now.until = true, time.Now().Add(s.trust().Timeout-s.cfg.tick())
+	set.wire = w
+	now.waits, now.until = &set, time.Now().Add(s.trust().Timeout-s.cfg.tick())
 	return &now
 }
 
@@ -268,7 +273,7 @@ func (who *speaker) context(ctx context.Context) context.Context {
 
 // expires returns after how many milliseconds who must have another token; 0: never.
 func (who *speaker) expires() int {
-	if who.until.IsZero() || who.pending {
+	if who.until.IsZero() || who.waits != nil {
 		return 0
 	}
 	return max(1, int(time.Until(who.until).Milliseconds()))
@@ -281,11 +286,9 @@ func (who *speaker) subject() string {
 	return who.id.Subject
 }
 
-// pendingLimit is the longest message of one who may do nothing yet but say who it
-// is, with room for a token and what is around it.
-const pendingLimit = maxToken + 1024
-
-var pendingRules = frame.Rules{Masked: true, Limit: pendingLimit}
+// pendingRules are for one who may do nothing yet but say who it is: a message has
+// room for a token of any usual length, and not for more.
+var pendingRules = frame.Rules{Masked: true, Limit: 4 << 10}
 
 // renewed has a session go on as the one whom a token names.
 func (s *session) renewed(token string) (*speaker, error) {

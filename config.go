@@ -171,6 +171,10 @@ type Config struct {
 	// first that says a setting counts for that setting.
 	Channels []ChannelConfig
 
+	// Auth says who is asked who clients are, and what they may do. Default: nobody
+	// is asked, and everybody who can reach the server may read and write every channel.
+	Auth *AuthConfig
+
 	// Hooks let the program take part in what clients do. Default: none.
 	Hooks Hooks
 
@@ -247,6 +251,12 @@ func (c Config) withDefaults() (Config, error) {
 	if err := handshake.CheckOrigins(c.Origins); err != nil {
 		return c, fmt.Errorf("fanfare: Config.Origins: %w", err)
 	}
+	if c.Auth != nil {
+		var err error
+		if c.Auth, err = c.Auth.withDefaults(); err != nil {
+			return c, err
+		}
+	}
 	// The caller may go on with his slices, to Reload for one.
 	c.Channels, c.Origins = slices.Clone(c.Channels), slices.Clone(c.Origins)
 	if c.Logger == nil {
@@ -266,6 +276,9 @@ const maxKeys = 4096
 // times that are counted in ticks, and no oftener.
 func (c *Config) tick() time.Duration {
 	shortest := min(c.Heartbeat, c.HeartbeatTimeout, c.WriteTimeout, c.CloseTimeout, c.MessageTimeout)
+	if c.Auth != nil {
+		shortest = min(shortest, c.Auth.Timeout)
+	}
 	return min(max(shortest/5, 5*time.Millisecond), time.Second)
 }
 

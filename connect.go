@@ -12,12 +12,12 @@ import (
 // serveWebSocket opens a session. channel is the URL's, or a pattern; empty:
 // none, and then the client must speak fanfare.v1.
 func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request, channel string) {
-	subprotocol, err := handshake.Check(r, &handshake.Options{Origins: s.now.Load().Origins, Subprotocols: []string{protocol.Subprotocol}})
+	subprotocol, err := handshake.Check(r, &handshake.Options{Origins: s.now.Load().Origins, Subprotocols: []string{protocol.Subprotocol, plainProtocol}})
 	if err != nil {
 		s.refuse(w, err)
 		return
 	}
-	if channel == "" && subprotocol == "" {
+	if channel == "" && subprotocol != protocol.Subprotocol {
 		s.refuse(w, errorf("bad_subprotocol", "/-/connect has no channel: ask for the subprotocol %s, or connect to a channel's URL", protocol.Subprotocol))
 		return
 	}
@@ -31,23 +31,40 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request, channel 
 		s.refuse(w, err)
 		return
 	}
-	if err := s.cfg.Hooks.mayConnect(r, channel); err != nil {
-		s.refuse(w, err)
-		return
-	}
 	wire := plainWire
 	switch {
-	case subprotocol != "":
+	case subprotocol == protocol.Subprotocol:
 		wire = v1Wire
 	case r.Header.Get(positionHeader) == "pong":
 		wire = plainWithPosition
 	}
+	sess := &session{server: s, id: s.newID()}
+	who, r, err := s.visitor(r, &set, channel)
+	if err != nil {
+		s.refuse(w, err)
+		return
+	}
+	reads, waits, err := who.admits(channel)
+	if err == nil {
+		err = s.cfg.Hooks.mayConnect(r, channel)
+	}
+	if err != nil {
+		s.refuse(w, err)
+		return
+	}
+	if waits {
+		who = s.expects(who, set, wire)
+	}
+	sess.who.Store(who)
 	var at place
 	header := http.Header{}
-	if channel != "" {
-		if at, err = s.find(r.Context(), channel, set.since, slowness{policy: set.slow}, wire); err != nil {
+	if reads {
+		if at, err = s.find(r.Context(), channel, set.since, slowness{policy: set.slow}, wire, &sess.who); err != nil {
 			s.refuse(w, err)
 			return
+		}
+		if who.isNobody() {
+			sess.who.Store(&at.channel.nobody)
 		}
 		header.Set(positionHeader, at.from.String())
 	}
@@ -79,14 +96,16 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request, channel 
 		return
 	}
 	entered = true
-	sess := &session{server: s, conn: conn, id: s.newID(), who: set.speaker(at)}
-	if subprotocol == "" {
-		sess.talk = plain{}
-		s.attach(&sess.sub, at, conn.Loop(), sess)
-	} else {
+	sess.conn = conn
+	if subprotocol == protocol.Subprotocol {
 		sess.begin(at)
+	} else {
+		sess.talk = plain{}
+		if at.channel != nil {
+			s.attach(&sess.sub, at, conn.Loop(), sess)
+		}
 	}
-	s.enter(sess, conn)
+	s.enter(sess, sess.id, conn)
 }
 
 // abandon gives up a place to which nothing was attached.
@@ -96,15 +115,6 @@ func (s *Server) abandon(at place) {
 	}
 }
 
-// speaker is who the settings say speaks, from a place; many are nobody in
-// particular, and share what they are.
-func (set *settings) speaker(at place) *speaker {
-	if at.channel != nil && set.name == "" && set.key == "" && set.client == "" {
-		return &at.channel.nobody
-	}
-	who := &speaker{name: set.name, key: set.key, client: set.client}
-	if at.channel != nil {
-		who.home = at.channel.name
-	}
-	return who
-}
+// isNobody reports whether who is nobody in particular, as many are, who share
+// what they are.
+func (who *speaker) isNobody() bool { return *who == speaker{home: who.home} }

@@ -3,6 +3,7 @@ package fanfare
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"fanfare/internal/feed"
@@ -15,19 +16,23 @@ import (
 type ending uint8
 
 const (
-	byClient   ending = iota // the client closed
-	byLoss                   // the connection ended without a close
-	byShutdown               // we shut down
-	bySilence                // no answer to a heartbeat
-	bySlowness               // lagged too far, and the policy is Close
-	byStuck                  // took nothing of what was written
-	byBreach                 // broke the protocol
-	byTimeout                // took too long for a message, or to answer a close
-	endings                  // how many there are
+	byClient     ending = iota // the client closed
+	byLoss                     // the connection ended without a close
+	byShutdown                 // we shut down
+	bySilence                  // no answer to a heartbeat
+	bySlowness                 // lagged too far, and the policy is Close
+	byStuck                    // took nothing of what was written
+	byBreach                   // broke the protocol
+	byTimeout                  // took too long for a message, or to answer a close
+	byNobody                   // did not say who it is, or nobody knows it
+	byExpiry                   // its token expired
+	byRevocation               // who it is was revoked
+	byRights                   // may not be here, or not any more
+	endings                    // how many there are
 )
 
 func (e ending) String() string {
-	return [...]string{"client", "lost", "shutdown", "silent", "slow", "stuck", "protocol", "timeout"}[e]
+	return [...]string{"client", "lost", "shutdown", "silent", "slow", "stuck", "protocol", "timeout", "unauthenticated", "expired", "revoked", "forbidden"}[e]
 }
 
 // code is what bye calls it.
@@ -37,6 +42,8 @@ func (e ending) code() string {
 		return "shutting_down"
 	case bySlowness:
 		return "too_slow"
+	case byExpiry:
+		return "token_expired"
 	}
 	return e.String()
 }
@@ -100,6 +107,51 @@ func tooSlow(c *feed.Cursor) *disconnect {
 
 func (s *Server) unfinished() *disconnect {
 	return &disconnect{byTimeout, frame.PolicyViolation, fmt.Sprintf("a message must be complete within %v", s.cfg.MessageTimeout)}
+}
+
+// Codes of our own (RFC 6455, section 7.4.2) for who comes back only with another
+// token, or not at all. They are the statuses of HTTP, behind a 4.
+const (
+	unauthenticated frame.Code = 4401
+	forbidden       frame.Code = 4403
+)
+
+func (s *Server) tooLate() *disconnect {
+	return &disconnect{byNobody, unauthenticated, fmt.Sprintf("you did not say who you are within %v", s.trust().Timeout)}
+}
+
+// unknown is for who said who it is, and is not let in because of that.
+func unknown(e *Error) *disconnect {
+	if e.Code == errUnavailable.Code {
+		return &disconnect{byNobody, frame.TryAgainLater, closeReason(e.Message)}
+	}
+	return &disconnect{byNobody, unauthenticated, closeReason(e.Message)}
+}
+
+// barred is for who is known, and may not be here, or cannot be now.
+func barred(e *Error) *disconnect {
+	if e.Code != "forbidden" {
+		return &disconnect{byRights, frame.TryAgainLater, closeReason(e.Message)}
+	}
+	return &disconnect{byRights, forbidden, closeReason(e.Message)}
+}
+
+var (
+	silentNobody = &disconnect{byNobody, unauthenticated, `the first message must say who you are: {"type":"auth","token":"..."}`}
+	expired      = &disconnect{byExpiry, unauthenticated, "your token has expired; come back with a new one"}
+	revoked      = &disconnect{byRevocation, forbidden, "your access was revoked"}
+	noRights     = &disconnect{byRights, forbidden, "you may not read this channel any more"}
+)
+
+// maxCloseReason is the longest reason of a close frame (RFC 6455, section 5.5).
+const maxCloseReason = 123
+
+// closeReason is a text as a close frame has it.
+func closeReason(text string) string {
+	if len(text) > maxCloseReason {
+		text = strings.ToValidUTF8(text[:maxCloseReason], "")
+	}
+	return text
 }
 
 func breach(err *frame.Error) *disconnect {

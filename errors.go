@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 
+	"fanfare/auth"
 	"fanfare/broker"
 	"fanfare/internal/descriptors"
 	"fanfare/internal/handshake"
@@ -52,9 +54,19 @@ var statuses = map[string]int{
 	"no_patterns":    http.StatusNotImplemented,
 	"too_big":        http.StatusRequestEntityTooLarge,
 	"timeout":        http.StatusRequestTimeout,
-	"internal":       http.StatusInternalServerError,
-	"shutting_down":  http.StatusServiceUnavailable,
-	"full":           http.StatusServiceUnavailable,
+
+	"unauthenticated":  http.StatusUnauthorized,
+	"bad_token":        http.StatusUnauthorized,
+	"token_expired":    http.StatusUnauthorized,
+	"token_not_yet":    http.StatusUnauthorized,
+	"token_revoked":    http.StatusUnauthorized,
+	"forbidden":        http.StatusForbidden,
+	"auth_unavailable": http.StatusServiceUnavailable,
+	"rate_limited":     http.StatusTooManyRequests,
+
+	"internal":      http.StatusInternalServerError,
+	"shutting_down": http.StatusServiceUnavailable,
+	"full":          http.StatusServiceUnavailable,
 }
 
 // known turns any error into one that may be shown. What is not known to be
@@ -62,11 +74,14 @@ var statuses = map[string]int{
 func (s *Server) known(err error) *Error {
 	var known *Error
 	var said *protocol.Error
+	var who *auth.Error
 	switch {
 	case errors.As(err, &known):
 		return known
 	case errors.As(err, &said):
 		return &Error{Code: said.Code, Message: said.Message}
+	case errors.As(err, &who):
+		return &Error{Code: cmp.Or(who.Code, "bad_token"), Message: strings.ToValidUTF8(who.Message, "\uFFFD")}
 	case errors.Is(err, ErrServerClosed), errors.Is(err, broker.ErrClosed):
 		return &Error{Code: "shutting_down", Message: "the server is shutting down; try again in a moment"}
 	case errors.Is(err, broker.ErrIDReused):
@@ -93,6 +108,13 @@ func (s *Server) refuse(w http.ResponseWriter, err error) {
 	}
 	e := s.known(err)
 	status := cmp.Or(e.status, statuses[e.Code], http.StatusBadRequest)
+	switch {
+	case status != http.StatusUnauthorized:
+	case e.Code == "unauthenticated":
+		h.Set("WWW-Authenticate", "Bearer") // RFC 6750, section 3
+	default:
+		h.Set("WWW-Authenticate", `Bearer error="invalid_token"`)
+	}
 	if status == http.StatusServiceUnavailable {
 		h.Set("Retry-After", strconv.Itoa(descriptors.RetryAfter))
 		h.Set("Connection", "close")

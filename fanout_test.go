@@ -60,12 +60,13 @@ func readers(t testing.TB, srv *Server, loop *turns, channel string, v1 bool, n 
 		if v1 {
 			w = v1Wire
 		}
-		at, err := srv.find(t.Context(), channel, nil, slowness{policy: CatchUp, maxLag: 1 << 20}, w)
+		at, err := srv.find(t.Context(), channel, nil, slowness{policy: CatchUp, maxLag: 1 << 20}, w, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		d := &desk{loop: loop}
-		d.session = &session{server: srv, conn: d, who: &at.channel.nobody}
+		d.session = &session{server: srv, conn: d}
+		d.session.who.Store(&at.channel.nobody)
 		if v1 {
 			d.session.begin(at)
 		} else {
@@ -199,7 +200,7 @@ func BenchmarkPublish(b *testing.B) {
 			}
 			defer srv.Shutdown(b.Context())
 			d := readers(b, srv, new(turns), "elsewhere", form.name != "plain", 1)[0]
-			d.session.who = &speaker{home: "quiet"}
+			d.session.who.Store(&speaker{home: "quiet"})
 			// Masked with zeros, the ids can be counted up where they stand.
 			said := bytes.Repeat(frame.AppendMasked(nil, frame.Text, true, [4]byte{}, []byte(form.says)), burst)
 			each, digits := len(said)/burst, bytes.Index(said, []byte(id))

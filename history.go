@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	"fanfare/auth"
 	"fanfare/broker"
 	"fanfare/protocol"
 )
@@ -37,8 +38,9 @@ func (s *Server) recall(ctx context.Context, channel string, q broker.Query) (br
 }
 
 // history returns a page: the newest messages, or, after since if that is not
-// nil, the oldest; limit at most, of 1 to maxLimit.
-func (s *Server) history(ctx context.Context, channel string, since *Position, limit int) (historyPage, error) {
+// nil, the oldest; limit at most, of 1 to maxLimit. Of a pattern's it has what who
+// may read.
+func (s *Server) history(ctx context.Context, channel string, since *Position, limit int, who *speaker) (historyPage, error) {
 	q := broker.Query{Limit: limit, Tail: since == nil}
 	if since != nil {
 		q.Since = *since
@@ -59,8 +61,11 @@ func (s *Server) history(ctx context.Context, channel string, since *Position, l
 		if q.Tail {
 			m = page.Messages[last-i]
 		}
+		if pattern != "" && !who.grants.May(auth.History, m.Channel) {
+			continue
+		}
 		record := protocol.AppendMessage(nil, pattern, m)
-		if size += len(record); size > maxPage && i > 0 {
+		if size += len(record); size > maxPage && len(out.messages) > 0 {
 			if !q.Tail {
 				out.position, out.more = page.Messages[i-1].Position, true
 			}
@@ -76,18 +81,30 @@ func (s *Server) history(ctx context.Context, channel string, since *Position, l
 
 // serveHistory answers with a page.
 func (s *Server) serveHistory(w http.ResponseWriter, r *http.Request, channel string, set *settings) {
-	page, err := s.history(r.Context(), channel, set.since, cmp.Or(set.limit, defaultLimit))
+	who, r, err := s.visitor(r, set, channel)
+	if err == nil {
+		err = who.mayRead(auth.History, channel)
+	}
 	if err != nil {
 		s.refuse(w, err)
 		return
 	}
-	_, count := s.presence(r.Context(), channel, 0)
+	page, err := s.history(r.Context(), channel, set.since, cmp.Or(set.limit, defaultLimit), who)
+	if err != nil {
+		s.refuse(w, err)
+		return
+	}
+	var count *int
+	if who.may(auth.Presence, channel) == nil {
+		_, n := s.presence(r.Context(), channel, 0)
+		count = &n
+	}
 	body := appendJSON(nil, struct {
 		Channel  string `json:"channel"`
 		Position string `json:"position"`
 		Gap      bool   `json:"gap"`
 		More     bool   `json:"more"`
-		Count    int    `json:"count"`
+		Count    *int   `json:"count,omitempty"` // for who may know
 	}{channel, page.position.String(), page.gap, page.more, count})
 	// The messages are JSON already.
 	body = append(bytes.TrimSuffix(body, []byte("}\n")), `,"messages":[`...)

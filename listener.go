@@ -7,8 +7,11 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
+	"time"
 
+	"fanfare/auth"
 	"fanfare/broker"
 	"fanfare/internal/transport"
 	"fanfare/protocol"
@@ -81,10 +84,10 @@ type listener struct {
 	beat    bool         // a heartbeat is due
 	over    bool         // bye was said
 
-	dialect *dialect // static
-	server  *Server  // static
-	who     *speaker // static
-	id      uint64   // static: see Server.newID
+	dialect *dialect                // static
+	server  *Server                 // static
+	who     atomic.Pointer[speaker] // replaced under mu
+	id      uint64                  // static: see Server.newID
 }
 
 // Receive implements [transport.Session].
@@ -95,7 +98,7 @@ func (l *listener) reading() *subscription { return &l.sub }
 
 // member implements [subscriber].
 func (l *listener) member() (member, bool) {
-	return member{l.id, l.who.name}, !broker.IsPattern(l.sub.audience.channel.name)
+	return member{l.id, l.who.Load().name}, !broker.IsPattern(l.sub.audience.channel.name)
 }
 
 // wake implements [subscriber].
@@ -118,6 +121,33 @@ func (l *listener) end(d *disconnect, goal Position) {
 	if l.closing == nil {
 		l.closing, l.goal, l.ticks = d, goal, 0
 		l.conn.Wake()
+	}
+}
+
+// revoke implements [client].
+func (l *listener) revoke() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.expel(revoked)
+}
+
+// expel ends it at once: nothing more is told but why. The caller holds mu.
+func (l *listener) expel(d *disconnect) {
+	l.end(d, Position{})
+	l.goal = Position{}
+	l.sub.cursor.LetGo()
+}
+
+// speaks implements [client].
+func (l *listener) speaks() *speaker { return l.who.Load() }
+
+// reconsider implements [client].
+func (l *listener) reconsider() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	who := l.server.current(l.who.Load())
+	if l.who.Swap(who) != who && !who.keeps(auth.Subscribe, &l.sub) {
+		l.expel(noRights)
 	}
 }
 
@@ -158,6 +188,9 @@ func (l *listener) Next() ([]byte, transport.Then) {
 // Without either it may have begun to end.
 func (l *listener) fromFeed() ([]byte, transport.Then) {
 	batch, err := l.sub.cursor.Take(&l.sub.audience.channel.joiner, maxBatch)
+	for err == nil && batch.Bytes == nil && batch.Count > 0 && l.sub.cursor.Pending() {
+		batch, err = l.sub.cursor.Take(&l.sub.audience.channel.joiner, maxBatch) // of what it saw nothing
+	}
 	switch {
 	case err != nil:
 		l.end(tooSlow(&l.sub.cursor), Position{})
@@ -198,6 +231,9 @@ func (l *listener) Tick() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	t := &l.server.ticks
+	if who := l.who.Load(); l.closing == nil && !who.until.IsZero() && time.Now().After(who.until) {
+		l.expel(expired)
+	}
 	switch l.ticks++; {
 	case l.closing != nil && l.ticks > int32(t.close):
 		l.goal = Position{} // it has been waited for
@@ -228,10 +264,10 @@ func (l *listener) Gone(err error) {
 		s.speakers.Add(1)
 		go func() {
 			defer s.speakers.Add(-1)
-			if err := s.cfg.Hooks.disconnected(l.who.home, l.who.name, why); err != nil {
+			if err := s.cfg.Hooks.disconnected(l.who.Load().home, l.who.Load().name, why); err != nil {
 				s.log.Error("internal error", "error", err)
 			}
 		}()
 	}
-	s.left(l.who, why, err)
+	s.left(l, l.id, why, err)
 }

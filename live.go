@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"fanfare/auth"
 	"fanfare/broker"
 	"fanfare/internal/descriptors"
 	"fanfare/internal/handshake"
@@ -28,14 +29,26 @@ func (s *Server) serveLive(w http.ResponseWriter, r *http.Request, channel strin
 		}
 		set.since = &since
 	}
-	if err := s.cfg.Hooks.mayConnect(r, channel); err != nil {
-		s.refuse(w, err)
-		return
+	who, r, err := s.visitor(r, set, channel)
+	if err == nil {
+		err = who.mayRead(auth.Subscribe, channel)
 	}
-	at, err := s.find(r.Context(), channel, set.since, slowness{policy: set.slow}, d.wire)
+	if err == nil {
+		err = s.cfg.Hooks.mayConnect(r, channel)
+	}
 	if err != nil {
 		s.refuse(w, err)
 		return
+	}
+	l := &listener{dialect: d, server: s, id: s.newID()}
+	l.who.Store(who)
+	at, err := s.find(r.Context(), channel, set.since, slowness{policy: set.slow}, d.wire, &l.who)
+	if err != nil {
+		s.refuse(w, err)
+		return
+	}
+	if who.isNobody() {
+		l.who.Store(&at.channel.nobody)
 	}
 	position := at.from.String()
 	h := w.Header()
@@ -69,9 +82,9 @@ func (s *Server) serveLive(w http.ResponseWriter, r *http.Request, channel strin
 		s.ends.Done()
 		return
 	}
-	l := &listener{conn: conn, dialect: d, server: s, who: set.speaker(at), id: s.newID()}
+	l.conn = conn
 	s.attach(&l.sub, at, conn.Loop(), l)
-	s.enter(l, conn)
+	s.enter(l, l.id, conn)
 	wait()
 }
 

@@ -10,7 +10,6 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -29,8 +28,7 @@ type poster struct {
 	server  *Server                  // static
 	request *http.Request            // static
 	control *http.ResponseController // static
-	channel string                   // static
-	set     *settings                // static
+	who     *speaker                 // the request's goroutine's; publishes at home
 	batch   string                   // static; makes the id of a line that has none; empty: it does not
 
 	// The request's goroutine's.
@@ -60,11 +58,10 @@ type outcome struct {
 
 // servePostMany publishes the lines of the body. batch, if it is not empty, makes
 // the id of each line that has none.
-func (s *Server) servePostMany(w http.ResponseWriter, r *http.Request, channel string, set *settings, batch string) {
+func (s *Server) servePostMany(w http.ResponseWriter, r *http.Request, who *speaker, batch string) {
 	p := &poster{
 		server: s, request: r, control: http.NewResponseController(w),
-		channel: strings.Clone(channel), // a piece of the request line, which history must not keep
-		set:     set, batch: batch,
+		who: who, batch: batch,
 		answers: make(chan answer, maxUnanswered), room: make(chan struct{}, maxUnanswered),
 	}
 	if err := p.control.EnableFullDuplex(); err != nil {
@@ -108,6 +105,7 @@ func (p *poster) publishAll() bool {
 			p.owe(n, 1) <- outcome{err: p.server.cutShort(err)}
 			return false
 		}
+		p.who = p.server.current(p.who)
 		m, err := p.message(n, text)
 		if err == nil {
 			err = p.server.allow(p.request.Context(), m)
@@ -117,7 +115,7 @@ func (p *poster) publishAll() bool {
 			continue
 		}
 		to := p.owe(n, weight(m.Payload))
-		p.server.publish(m, func(pos Position, err error) { to <- outcome{pos, err} })
+		p.server.publishFor(p.who, m, func(pos Position, err error) { to <- outcome{pos, err} })
 	}
 }
 
@@ -140,18 +138,18 @@ func (p *poster) message(n int, text []byte) (*Message, error) {
 	if refused != nil {
 		return nil, refused
 	}
-	if c.Channel != "" && c.Channel != p.channel {
-		return nil, errorf("bad_channel", "the line is for the channel %.80q, and this URL publishes to %q", c.Channel, p.channel)
+	if c.Channel != "" && c.Channel != p.who.home {
+		return nil, errorf("bad_channel", "the line is for the channel %.80q, and this URL publishes to %q", c.Channel, p.who.home)
 	}
 	payload, binary, refused := c.Payload()
 	if refused != nil {
 		return nil, refused
 	}
-	id := scoped(p.set.scope(), c.ID)
+	id := scoped(p.who.scope(), c.ID)
 	if id == "" && p.batch != "" {
-		id = scoped(p.set.scope()+"\x00"+p.batch, strconv.Itoa(n))
+		id = scoped(p.who.scope()+"\x00"+p.batch, strconv.Itoa(n))
 	}
-	return &Message{Channel: p.channel, Sender: p.set.name, Key: cmp.Or(c.Key, p.set.key), Binary: binary, Payload: payload, ID: id}, nil
+	return &Message{Channel: p.who.home, Sender: p.who.name, Key: cmp.Or(c.Key, p.who.key), Binary: binary, Payload: payload, ID: id}, nil
 }
 
 var (

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"fanfare/auth"
 	"fanfare/internal/feed"
 	"fanfare/internal/frame"
 	"fanfare/protocol"
@@ -32,30 +33,70 @@ func (plain) rules(s *Server) *frame.Rules { return &s.rules }
 
 // hear implements [conversation]: it publishes.
 func (plain) hear(s *session, isBinary bool, text []byte) bool {
-	if s.server.cfg.Hooks.Publish != nil {
+	if s.server.cfg.Hooks.Publish != nil || s.who.Load().waits != nil || s.server.tokenIn(text) != nil {
 		return false
 	}
 	m, answer := s.plainly(isBinary, text), s.plainAnswer(text)
 	s.mu.Lock()
 	s.owe(text)
 	s.mu.Unlock()
-	s.server.publish(m, answer)
+	if err := s.who.Load().may(auth.Publish, m.Channel); err != nil {
+		answer(Position{}, err)
+		return true
+	}
+	s.publish(m, answer)
 	return true
 }
 
-// act implements [conversation]: it asks the hook, and publishes.
+// act implements [conversation]: it asks the hook, and publishes; or finds out who
+// the client is.
 func (plain) act(s *session, isBinary bool, text []byte) {
+	who := s.who.Load()
+	switch token := s.server.tokenIn(text); {
+	case token != nil:
+		notice := plainNotice("welcome")
+		if _, err := s.authenticate(*token); err != nil {
+			notice = plainNotice("not authenticated: " + s.server.known(err).Message)
+		}
+		s.answered(weight(text), notice, "", Position{})
+		return
+	case who.waits != nil:
+		s.refuse(silentNobody)
+		s.answered(weight(text), nil, "", Position{})
+		return
+	}
 	m, answer := s.plainly(isBinary, text), s.plainAnswer(text)
-	if err := s.server.allow(s.server.life, m); err != nil {
+	err := who.may(auth.Publish, m.Channel)
+	if err == nil {
+		err = s.server.allow(who.context(s.server.life), m)
+	}
+	if err != nil {
 		answer(Position{}, err)
 		return
 	}
-	s.server.publish(m, answer)
+	s.publish(m, answer)
+}
+
+// tokenIn returns the token of a text that says who the client is, which is then
+// nobody else's to read; nil: it is a message.
+func (s *Server) tokenIn(text []byte) *string {
+	if s.trust() == nil || len(text) > maxInline || !bytes.Contains(text, []byte(`"auth"`)) {
+		return nil
+	}
+	cmd, refused := protocol.ParseCommand(text)
+	if cmd.Type != protocol.Auth {
+		return nil
+	}
+	if refused != nil {
+		cmd.Token = "" // one that is nobody's
+	}
+	return &cmd.Token
 }
 
 // plainly makes a message of what the client said.
 func (s *session) plainly(isBinary bool, text []byte) *Message {
-	return &Message{Channel: s.who.home, Sender: s.who.name, Key: s.who.key, Binary: isBinary, Payload: bytes.Clone(text)}
+	who := s.who.Load()
+	return &Message{Channel: who.home, Sender: who.name, Key: who.key, Binary: isBinary, Payload: bytes.Clone(text)}
 }
 
 // plainAnswer returns what takes the broker's answer to what the client said, or
@@ -67,11 +108,14 @@ func (s *session) plainAnswer(text []byte) func(Position, error) {
 		if err != nil {
 			notice = plainNotice("not published: " + s.server.known(err).Message)
 		}
-		s.answered(w, notice, s.who.home, pos)
+		s.answered(w, notice, s.who.Load().home, pos)
 	}
 }
 
 func (plain) read(s *session) []byte {
+	if s.sub.audience == nil {
+		return nil
+	}
 	b, gap := s.take(&s.sub)
 	if gap.Missed != 0 {
 		s.server.stats.miss(gap)
@@ -80,12 +124,37 @@ func (plain) read(s *session) []byte {
 	return b
 }
 
-func (plain) pending(s *session) bool { return s.sub.cursor.Pending() }
+func (plain) pending(s *session) bool { return s.sub.audience != nil && s.sub.cursor.Pending() }
 
-func (plain) each(s *session, f func(*subscription, subscriber)) { f(&s.sub, s) }
+func (plain) each(s *session, f func(*subscription, subscriber)) {
+	if s.sub.audience != nil {
+		f(&s.sub, s)
+	}
+}
 
 // ping implements [conversation]: a ping says how far the client was taken.
-func (plain) ping(s *session) []byte { return s.sub.cursor.Position().Append(nil) }
+func (plain) ping(s *session) []byte {
+	if s.sub.audience == nil {
+		return nil
+	}
+	return s.sub.cursor.Position().Append(nil)
+}
+
+// settle implements [conversation]. The ping says from where it reads.
+func (plain) settle(s *session, at place) {
+	s.server.attach(&s.sub, at, s.conn.Loop(), s)
+	s.ping = true
+	s.conn.Wake()
+}
+
+// renew implements [conversation]: there is no word for it.
+func (plain) renew(*speaker) []byte { return nil }
+
+func (plain) dismiss(s *session) {
+	if s.sub.audience != nil && !s.who.Load().keeps(auth.Subscribe, &s.sub) {
+		s.expel(noRights)
+	}
+}
 
 func (plain) heartbeat() []byte { return nil }
 

@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"os"
 	"strings"
+
+	"fanfare/auth"
 )
 
 // servePost publishes the body: as one message, or each of its lines.
@@ -26,8 +28,16 @@ func (s *Server) servePost(w http.ResponseWriter, r *http.Request, channel strin
 		s.refuse(w, err)
 		return
 	}
+	who, r, err := s.visitor(r, &set, channel)
+	if err == nil {
+		err = who.may(auth.Publish, channel)
+	}
+	if err != nil {
+		s.refuse(w, err)
+		return
+	}
 	if what == manyMessages {
-		s.servePostMany(w, r, channel, &set, id)
+		s.servePostMany(w, r, who, id)
 		return
 	}
 	body, err := s.readBody(w, r)
@@ -35,12 +45,12 @@ func (s *Server) servePost(w http.ResponseWriter, r *http.Request, channel strin
 		s.refuse(w, err)
 		return
 	}
-	m := &Message{Channel: channel, Sender: set.name, Key: set.key, Binary: what == binaryMessage, Payload: body, ID: scoped(set.scope(), id)}
+	m := &Message{Channel: who.home, Sender: who.name, Key: who.key, Binary: what == binaryMessage, Payload: body, ID: scoped(who.scope(), id)}
 	if err := s.allow(r.Context(), m); err != nil {
 		s.refuse(w, err)
 		return
 	}
-	pos, err := s.Publish(r.Context(), m)
+	pos, err := s.publishAndWait(r.Context(), m, who)
 	if err != nil {
 		s.refuse(w, err)
 		return

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"strings"
+	"time"
 	"unicode/utf8"
 
+	"fanfare/auth"
 	"fanfare/broker"
 )
 
@@ -33,18 +35,44 @@ func (s *Server) Publish(ctx context.Context, m *Message) (Position, error) {
 	// bigger, such as a request line.
 	own.Channel, own.Sender = strings.Clone(m.Channel), strings.Clone(m.Sender)
 	own.Key, own.ID = strings.Clone(m.Key), strings.Clone(m.ID)
+	return s.publishAndWait(ctx, &own, nil)
+}
+
+// publishAndWait publishes what somebody says, whom nil is the program. It owns m.
+func (s *Server) publishAndWait(ctx context.Context, m *Message, who *speaker) (Position, error) {
 	type result struct {
 		pos Position
 		err error
 	}
 	answer := make(chan result, 1)
-	s.publish(&own, func(pos Position, err error) { answer <- result{pos, err} })
+	s.publishFor(who, m, func(pos Position, err error) { answer <- result{pos, err} })
 	select {
 	case r := <-answer:
 		return r.pos, r.err
 	case <-ctx.Done():
 		return Position{}, ctx.Err()
 	}
+}
+
+// publishFor publishes what somebody says who is no session, unless he may not any
+// more: his access may have been revoked since he was let in, and rights may
+// have been taken away.
+func (s *Server) publishFor(who *speaker, m *Message, done func(Position, error)) {
+	if trust := s.trust(); who != nil && trust != nil {
+		defer s.revoked.enter()()
+		err := who.may(auth.Publish, m.Channel)
+		switch {
+		case s.revoked.hit(who.id):
+			err = errRevokedToken
+		case !who.until.IsZero() && time.Now().After(who.until):
+			err = errExpiredToken
+		}
+		if err != nil {
+			done(Position{}, err)
+			return
+		}
+	}
+	s.publish(m, done)
 }
 
 // publish is the only door for publications: whoever publishes comes through

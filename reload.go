@@ -9,7 +9,7 @@ import (
 
 // Reload has the server go on with other settings, for everybody who is there
 // already too: History, HistoryAge, HistoryBytes, SlowReaders, MaxLag, Channels,
-// MaxSubscriptions and Origins. What becomes of slow readers counts for whoever
+// MaxSubscriptions, Origins and Auth. What becomes of slow readers counts for whoever
 // subscribes from now on.
 //
 // The rest takes effect at the next start: a warning in the log names what of it
@@ -26,6 +26,10 @@ func (s *Server) Reload(cfg Config) error {
 		return ErrServerClosed
 	}
 	was := &s.cfg
+	if (cfg.Auth == nil) != (was.Auth == nil) {
+		s.log.Warn("a setting takes effect at the next start", "setting", "Config.Auth")
+		cfg.Auth = s.trust()
+	}
 	for name, changed := range map[string]bool{
 		"Broker":           other,
 		"MaxMessage":       cfg.MaxMessage != was.MaxMessage,
@@ -44,7 +48,9 @@ func (s *Server) Reload(cfg Config) error {
 	next.History, next.HistoryAge, next.HistoryBytes = cfg.History, cfg.HistoryAge, cfg.HistoryBytes
 	next.SlowReaders, next.MaxLag = cfg.SlowReaders, cfg.MaxLag
 	next.Channels, next.Origins, next.MaxSubscriptions = cfg.Channels, cfg.Origins, cfg.MaxSubscriptions
+	next.Auth = cfg.Auth
 	s.now.Store(&next)
+	s.reconsider()
 	s.retain()
 	s.mu.Lock()
 	open := make([]*channel, 0, len(s.channels))

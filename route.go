@@ -34,6 +34,7 @@ const positionHeader = "Fanfare-Position"
 
 // ServeHTTP implements [http.Handler].
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	r = withoutToken(r)
 	if r.ContentLength != 0 {
 		// Also where nobody wants the body: net/http reads what a handler left of
 		// it before it answers, and would wait for ever. Where a middleware hides

@@ -19,9 +19,9 @@ func scoped(scope, id string) string {
 	return base64.RawURLEncoding.EncodeToString(sum[:16])
 }
 
-// clientScope is the scope of all that is said with ?client=, over whatever
-// connection and on whatever face.
-func clientScope(client string) string { return "client " + client }
+// clientScope is the scope of all that a subject says with ?client=, over whatever
+// connection and on whatever face. Neither has control characters.
+func clientScope(subject, client string) string { return "client " + subject + "\x01" + client }
 
 // sessionScope is the scope of a connection without it.
 func sessionScope(session string) string { return "session " + session }

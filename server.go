@@ -48,6 +48,7 @@ type Server struct {
 	present  atomic.Int64  // sessions
 	methods  sync.Map      // of Handle, by name
 	loops    atomic.Uint32 // how often anyLoop was asked
+	revoked  revocations
 	// live has the channels by name, for deliveries, which must not wait for mu,
 	// and wild the patterns.
 	live sync.Map
@@ -323,12 +324,19 @@ func (s *Server) admit() bool {
 type client interface {
 	transport.Session
 	goAway()
+	// speaks returns who it is.
+	speaks() *speaker
+	// revoke ends it at once, since its access was revoked.
+	revoke()
+	// reconsider looks at what it may do, by other rules.
+	reconsider()
 }
 
 // enter counts in a client that was admitted, and serves it. If Shutdown began
 // meanwhile and may not have seen it, it is told goodbye here.
-func (s *Server) enter(c client, conn transport.Conn) {
+func (s *Server) enter(c client, id uint64, conn transport.Conn) {
 	s.present.Add(1)
+	s.register(c, id)
 	conn.Start(c)
 	if s.closing.Load() {
 		c.goAway()
@@ -336,7 +344,9 @@ func (s *Server) enter(c client, conn transport.Conn) {
 }
 
 // left ends what admit and enter began, when a client's connection is over.
-func (s *Server) left(who *speaker, why ending, err error) {
+func (s *Server) left(c client, id uint64, why ending, err error) {
+	who := c.speaks()
+	s.revoked.guests.Delete(id)
 	s.present.Add(-1)
 	s.stats.ended[why].Add(1)
 	s.log.Debug("connection ended", "channel", who.home, "name", who.name, "reason", why.String(), "error", err)

@@ -5,7 +5,10 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
+	"fanfare/auth"
 	"fanfare/broker"
 	"fanfare/internal/feed"
 	"fanfare/internal/frame"
@@ -39,6 +42,8 @@ type session struct {
 	ping       bool   // a ping is due
 	beat       bool   // a heartbeat of the conversation's is due
 	paused     bool   // nothing is read for now
+	out        bool   // nothing is taken from the client any more, nor told to it but why
+	asked      bool   // for another token
 	closeSent  bool
 	closeSeen  bool // the client closed, or broke the protocol: nothing is expected of it any more
 	gone       bool // Gone was called
@@ -47,9 +52,9 @@ type session struct {
 	sub      subscription // of the plain conversation; of it, only the cursor
 	incoming *incoming    // a message under way; nil: none. Written by Receive under mu, so Receive may read it without
 
-	server *Server  // static
-	who    *speaker // static
-	id     uint64   // static: see Server.newID
+	server *Server                 // static
+	who    atomic.Pointer[speaker] // replaced under mu
+	id     uint64                  // static: see Server.newID
 }
 
 // A conversation is what a session and its client say to one another: [plain],
@@ -77,18 +82,32 @@ type conversation interface {
 	ping(s *session) []byte
 	// heartbeat returns the frame to say when there is nothing else; nil: none.
 	heartbeat() []byte
+	// renew returns what asks for another token; nil: nothing can.
+	renew(*speaker) []byte
+	// settle has the session read what its URL says, from a place.
+	settle(s *session, at place)
+	// dismiss ends the subscriptions that are not the client's to have any more.
+	dismiss(s *session)
 	// bye returns what goes before our close frame; nil: nothing.
 	bye(*disconnect) []byte
 	// end says that the session is gone.
 	end()
 }
 
-// A speaker is who publishes over a connection. It does not change.
+// A speaker is who publishes over a connection, and reads. It does not change: with
+// another token the connection has another speaker.
 type speaker struct {
 	name   string // empty: nobody in particular
 	key    string // of what is published; empty: none
 	client string // ?client=; empty: none
 	home   string // the channel of the URL; empty: none
+
+	id     *auth.Identity // nil: anonymous, or nobody asks
+	grants *auth.Grants   // nil: everything
+	by     *AuthConfig    // whose rules grants are of; nil: nobody asks
+	waits  *settings      // of the URL, until it is known who this is; nil: that is known, or need not be
+	until  time.Time      // when it must be somebody else; zero: never
+	renew  time.Time      // when it is asked to; zero: never
 }
 
 // asides are what a session has to say besides messages, and what the client
@@ -134,7 +153,11 @@ func (s *session) Receive(b []byte) bool {
 		in = spare.Get().(*incoming)
 		in.session = s
 	}
-	err := in.parser.Push(b, s.talk.rules(s.server), in)
+	rules := s.talk.rules(s.server)
+	if s.who.Load().waits != nil {
+		rules = &pendingRules
+	}
+	err := in.parser.Push(b, rules, in)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.quiet = 0
@@ -229,6 +252,114 @@ func (s *session) disconnect(d *disconnect, flush bool) {
 	s.conn.Wake()
 }
 
+// expel ends the session at once: nothing more is taken from the client, nor told
+// to it but why. The caller holds mu.
+func (s *session) expel(d *disconnect) {
+	s.out = true
+	s.talk.each(s, func(sub *subscription, _ subscriber) { sub.cursor.LetGo() })
+	if s.asides != nil {
+		s.asides.notices, s.asides.parked = nil, nil
+	}
+	s.disconnect(d, false)
+	s.closing.flush = false
+	s.restrain()
+}
+
+// revoke implements [client].
+func (s *session) revoke() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.expel(revoked)
+}
+
+// speaks implements [client].
+func (s *session) speaks() *speaker { return s.who.Load() }
+
+// reconsider implements [client].
+func (s *session) reconsider() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	who := s.who.Load()
+	if now := s.server.current(who); now != who && who.waits == nil && !s.out {
+		s.who.Store(now)
+		s.talk.dismiss(s)
+	}
+}
+
+// become has the session go on as somebody who said who he is. It returns the place
+// where the URL's channel is read from now on; its channel is nil if nothing changed about that.
+func (s *session) become(who *speaker) (place, error) {
+	s.mu.Lock()
+	set := s.who.Load().waits
+	s.who.Store(who)
+	s.asked = false
+	s.talk.dismiss(s)
+	s.mu.Unlock()
+	if set == nil || who.home == "" {
+		return place{}, nil
+	}
+	reads, _, err := who.admits(who.home)
+	if err != nil || !reads {
+		return place{}, err
+	}
+	return s.server.find(s.server.life, who.home, set.since, slowness{policy: set.slow}, set.wire, &s.who)
+}
+
+// authenticate takes a token from the client. A client that waited for nothing else
+// is over without a good one.
+func (s *session) authenticate(token string) (at place, err error) {
+	waited := s.who.Load().waits != nil
+	who, err := s.renewed(token)
+	if err != nil {
+		if waited {
+			s.refuse(unknown(s.server.known(err)))
+		}
+		return place{}, err
+	}
+	if at, err = s.become(who); err != nil {
+		s.refuse(barred(s.server.known(err)))
+		return place{}, err
+	}
+	// What happened since it was asked who it is counts for it too.
+	s.reconsider()
+	if s.server.revoked.has(who.id) {
+		s.revoke()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case at.channel == nil:
+	case s.gone || s.out || s.who.Load().mayRead(auth.Subscribe, at.channel.name) != nil:
+		s.server.abandon(at)
+	default:
+		s.talk.settle(s, at)
+	}
+	return at, nil
+}
+
+// refuse expels the client.
+func (s *session) refuse(d *disconnect) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.expel(d)
+}
+
+// publish publishes what the client said, unless it was expelled meanwhile: when
+// it is told that its access was revoked, nothing of it comes behind that.
+func (s *session) publish(m *Message, done func(Position, error)) {
+	if s.server.trust() != nil {
+		defer s.server.revoked.enter()()
+		s.mu.Lock()
+		out := s.out
+		s.mu.Unlock()
+		if out {
+			done(Position{}, errRevokedToken)
+			return
+		}
+	}
+	s.server.publish(m, done)
+}
+
 // goAway tells the client that we shut down.
 func (s *session) goAway() {
 	s.mu.Lock()
@@ -247,7 +378,7 @@ func (s *session) reading() *subscription { return &s.sub }
 
 // member implements [subscriber].
 func (s *session) member() (member, bool) {
-	return member{s.id, s.who.name}, !broker.IsPattern(s.sub.audience.channel.name)
+	return member{s.id, s.who.Load().name}, !broker.IsPattern(s.sub.audience.channel.name)
 }
 
 // wake implements [subscriber].
@@ -340,6 +471,9 @@ func (s *session) control() []byte {
 // Without either, the session may have begun to close.
 func (s *session) take(sub *subscription) ([]byte, feed.Gap) {
 	batch, err := sub.cursor.Take(&sub.audience.channel.joiner, maxBatch)
+	for err == nil && batch.Bytes == nil && batch.Count > 0 && sub.cursor.Pending() {
+		batch, err = sub.cursor.Take(&sub.audience.channel.joiner, maxBatch) // of what it saw nothing
+	}
 	if err != nil {
 		s.disconnect(tooSlow(&sub.cursor), false)
 		s.closing.flush = false
@@ -403,6 +537,7 @@ func (s *session) Tick() {
 			s.conn.Wake()
 		}
 	}
+	s.watchClock()
 	if s.mute++; s.mute >= int32(t.heartbeat) && s.closing == nil && !s.beat && s.talk.heartbeat() != nil {
 		s.beat = true
 		s.conn.Wake()
@@ -412,6 +547,26 @@ func (s *session) Tick() {
 			s.closeSeen = true // half a message is no place to wait for a close
 			s.disconnect(s.server.unfinished(), false)
 		}
+	}
+}
+
+// watchClock ends a client whose time is over to say who it is, and asks for another
+// token before that. The caller holds mu.
+func (s *session) watchClock() {
+	who := s.who.Load()
+	if who.until.IsZero() || s.out {
+		return
+	}
+	switch now := time.Now(); {
+	case now.Before(who.until):
+		if !s.asked && !who.renew.IsZero() && now.After(who.renew) {
+			s.asked = true
+			s.notice(s.talk.renew(who))
+		}
+	case who.waits != nil:
+		s.expel(s.server.tooLate())
+	default:
+		s.expel(expired)
 	}
 }
 
@@ -440,5 +595,5 @@ func (s *session) Gone(err error) {
 	if errors.Is(err, io.EOF) {
 		err = nil
 	}
-	s.server.left(s.who, why, err)
+	s.server.left(s, s.id, why, err)
 }

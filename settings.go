@@ -31,6 +31,8 @@ type settings struct {
 	since  *Position // ?since=, where reading begins; nil: not said
 	slow   Policy    // ?slow=, what becomes of a reader that lags; 0: not said
 	limit  int       // ?limit=, of a page; 0: not said
+
+	wire *wire // of who came over a WebSocket and has yet to say who it is
 }
 
 // settingsOf reads them. What a face has no use for must be well-formed all the same.
@@ -72,11 +74,11 @@ func settingsOf(r *http.Request) (settings, error) {
 
 // scope is whose ids count as one sender's in a POST, for scoped: those of
 // the client, wherever it speaks; or else of all who post under the same name.
-func (set *settings) scope() string {
-	if set.client != "" {
-		return clientScope(set.client)
+func (who *speaker) scope() string {
+	if who.client != "" {
+		return clientScope(who.subject(), who.client)
 	}
-	return "post " + set.name
+	return "post " + who.name
 }
 
 // checkName returns nil if name can be a client's, or empty.

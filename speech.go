@@ -24,16 +24,21 @@ func weight(text []byte) int32 { return 1 + int32(len(text)>>14) }
 // said takes a message from the client.
 func (s *session) said(isBinary bool, text []byte) {
 	s.mu.Lock()
-	waits := s.parks() || s.speaking || s.full()
+	waits, out := s.parks() || s.speaking || s.full(), s.out
 	s.mu.Unlock()
+	if out {
+		return
+	}
 	// Until here returns nobody but Receive's goroutine parks anything.
 	if !waits && s.talk.hear(s, isBinary, text) {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.park(isBinary, text)
-	s.goOn()
+	if !s.out {
+		s.park(isBinary, text)
+		s.goOn()
+	}
 }
 
 // owe counts what is being done for the client, until answered is called. The
@@ -105,7 +110,7 @@ func (s *session) speak() {
 		case nothing:
 			return
 		case parting:
-			if err := s.server.cfg.Hooks.disconnected(s.who.home, s.who.name, s.why); err != nil {
+			if err := s.server.cfg.Hooks.disconnected(s.who.Load().home, s.who.Load().name, s.why); err != nil {
 				s.server.log.Error("internal error", "error", err)
 			}
 		case act:
@@ -152,7 +157,7 @@ func (s *session) unpark() (isBinary bool, text []byte, then step) {
 // said, and notices that wait for ever would keep us from hearing the answer to
 // it. The caller holds mu.
 func (s *session) notice(frames []byte) {
-	if len(frames) > 0 && !s.gone && !s.closeSent {
+	if len(frames) > 0 && !s.gone && !s.closeSent && !s.out {
 		s.aside().notices = append(s.aside().notices, frames...)
 		s.conn.Wake()
 	}

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"iter"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"fanfare/auth"
 	"fanfare/broker"
 	"fanfare/internal/feed"
 	"fanfare/internal/transport"
@@ -35,16 +37,28 @@ type place struct {
 
 // find opens a channel or a pattern, if it is not open yet, and finds the place
 // after since, or, if that is nil, after the newest message. slow is what the
-// reader wants other than the channel's settings. The caller attaches a
-// subscription to it, or releases its channel.
-func (s *Server) find(ctx context.Context, name string, since *Position, slow slowness, w *wire) (place, error) {
+// reader wants other than the channel's settings. who may read it, and sees of it
+// what he may at each moment; nil: everything. To who may not read history, all
+// before now is a gap. The caller attaches a subscription to it, or releases its channel.
+func (s *Server) find(ctx context.Context, name string, since *Position, slow slowness, w *wire, who *atomic.Pointer[speaker]) (place, error) {
 	c, err := s.channel(ctx, name)
 	if err != nil {
 		return place{}, err
 	}
 	settings := s.now.Load().channel(name)
 	slow = slow.or(settings.slowness())
-	cursor := c.feed.Live(c.form(w), slow.policy.feeds(), int64(slow.maxLag))
+	form, barred := c.form(w), false
+	if who != nil {
+		if see := sees(who, name, since != nil, c.feed.Position()); see != nil {
+			form = &feed.Form{Sees: see, Of: form}
+		}
+		who := who.Load()
+		barred = since != nil && who.may(auth.History, name) != nil
+		if barred && who.mayRead(auth.History, name) != nil {
+			since = nil
+		}
+	}
+	cursor := c.feed.Live(form, slow.policy.feeds(), int64(slow.maxLag))
 	gap := false
 	if since != nil && !cursor.Resume(*since) {
 		page, err := s.recall(ctx, name, broker.Query{Since: *since})
@@ -58,6 +72,9 @@ func (s *Server) find(ctx context.Context, name string, since *Position, slow sl
 	from := cursor.Position()
 	if gap {
 		from = *since
+	}
+	if barred {
+		cursor.Miss(feed.Forbidden)
 	}
 	return place{c, *cursor, from}, nil
 }
@@ -150,7 +167,7 @@ func (s *Server) Subscribe(ctx context.Context, channel string, o *SubscribeOpti
 	if o.SlowReaders > Close || o.MaxLag < 0 {
 		return nil, errorf("bad_slow", "SlowReaders is %d and MaxLag %d; they must be one of the policies and a number of bytes, or zero for the channel's settings", o.SlowReaders, o.MaxLag)
 	}
-	at, err := s.find(ctx, channel, o.Since, slowness{o.SlowReaders, o.MaxLag}, nil)
+	at, err := s.find(ctx, channel, o.Since, slowness{o.SlowReaders, o.MaxLag}, nil, nil)
 	switch {
 	case errors.Is(err, broker.ErrClosed):
 		return nil, ErrServerClosed

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"fanfare/auth"
 	"fanfare/broker"
 	"fanfare/internal/feed"
 	"fanfare/internal/frame"
@@ -59,6 +60,8 @@ func (v *v1) hear(s *session, isBinary bool, text []byte) bool {
 	cmd, refused := parse(isBinary, text)
 	switch {
 	case refused != nil:
+	case s.who.Load().waits != nil && cmd.Type != protocol.Auth:
+		refused = errSilent
 	case cmd.Type == protocol.Publish && s.server.cfg.Hooks.Publish == nil:
 	case cmd.Type == protocol.Ping:
 	default:
@@ -74,8 +77,14 @@ func (v *v1) hear(s *session, isBinary bool, text []byte) bool {
 // act implements [conversation].
 func (v *v1) act(s *session, isBinary bool, text []byte) {
 	cmd, refused := parse(isBinary, text)
+	if refused == nil && s.who.Load().waits != nil && cmd.Type != protocol.Auth {
+		refused = errSilent
+	}
 	v.do(s, cmd, refused, weight(text))
 }
+
+// errSilent answers who has yet to say who it is.
+var errSilent = &protocol.Error{Code: "unauthenticated", Message: `say who you are first: {"type":"auth","token":"..."}`}
 
 func parse(isBinary bool, text []byte) (protocol.Command, *protocol.Error) {
 	if isBinary {
@@ -91,8 +100,8 @@ func (v *v1) do(s *session, cmd protocol.Command, refused *protocol.Error, weigh
 		v.answer(s, &cmd, weight, nil, refused)
 		return
 	}
-	if cmd.Channel == "" {
-		cmd.Channel = s.who.home
+	if cmd.Channel == "" && cmd.Type != protocol.Auth {
+		cmd.Channel = s.who.Load().home
 	}
 	switch cmd.Type {
 	case protocol.Publish:
@@ -122,7 +131,7 @@ func (v *v1) do(s *session, cmd protocol.Command, refused *protocol.Error, weigh
 		v.reply(s, weight, event(ok)) // also without an id
 		return
 	case protocol.Auth:
-		err = errorf("no_authentication", "this server asks for no authentication; leave auth out")
+		err = v.auth(s, &cmd, ok)
 	}
 	v.answer(s, &cmd, weight, ok, err)
 }
@@ -164,7 +173,8 @@ func (v *v1) publish(s *session, cmd *protocol.Command, weight int32) {
 		v.answer(s, cmd, weight, nil, refused)
 		return
 	}
-	m := &Message{Channel: cmd.Channel, Sender: s.who.name, Key: cmp.Or(cmd.Key, s.who.key), Binary: isBinary, Payload: payload}
+	who := s.who.Load()
+	m := &Message{Channel: cmd.Channel, Sender: who.name, Key: cmp.Or(cmd.Key, who.key), Binary: isBinary, Payload: payload}
 	if cmd.ID != "" {
 		m.ID = scoped(s.scope(), cmd.ID)
 	}
@@ -179,21 +189,24 @@ func (v *v1) publish(s *session, cmd *protocol.Command, weight int32) {
 		}
 		s.answered(weight, notice, channel, pos)
 	}
-	err := s.server.cfg.Hooks.mayLeaveHome(s.who, channel)
+	err := who.may(auth.Publish, channel)
 	if err == nil {
-		err = s.server.allow(s.server.life, m)
+		err = s.server.cfg.Hooks.mayLeaveHome(who, channel)
+	}
+	if err == nil {
+		err = s.server.allow(who.context(s.server.life), m)
 	}
 	if err != nil {
 		done(Position{}, err)
 		return
 	}
-	s.server.publish(m, done)
+	s.publish(m, done)
 }
 
 // scope is among which publications the session's ids are one message's.
 func (s *session) scope() string {
-	if s.who.client != "" {
-		return clientScope(s.who.client)
+	if who := s.who.Load(); who.client != "" {
+		return clientScope(who.subject(), who.client)
 	}
 	return sessionScope(idText(s.id))
 }
@@ -209,15 +222,23 @@ func (v *v1) subscribe(ctx context.Context, s *session, cmd *protocol.Command, w
 	if cmd.Presence && broker.IsPattern(cmd.Channel) {
 		return errPatternPresence(cmd.Channel)
 	}
-	reads, err := v.mayStay(s, cmd)
+	who := s.who.Load()
+	err := who.mayRead(auth.Subscribe, cmd.Channel)
+	if err == nil && cmd.Presence {
+		err = who.may(auth.Presence, cmd.Channel)
+	}
+	reads := false
 	if err == nil {
-		err = s.server.cfg.Hooks.maySubscribe(ctx, s.who, cmd.Channel)
+		reads, err = v.mayStay(s, cmd)
+	}
+	if err == nil {
+		err = s.server.cfg.Hooks.maySubscribe(who.context(ctx), who, cmd.Channel)
 	}
 	if err != nil {
 		return err
 	}
 	slow, _ := ParsePolicy(cmd.Slow) // which the protocol checked
-	at, err := s.server.find(ctx, cmd.Channel, sinceOf(cmd), slowness{policy: slow}, v1Wire)
+	at, err := s.server.find(ctx, cmd.Channel, sinceOf(cmd), slowness{policy: slow}, v1Wire, &s.who)
 	if err != nil {
 		return err
 	}
@@ -237,11 +258,19 @@ func (v *v1) subscribe(ctx context.Context, s *session, cmd *protocol.Command, w
 	s.mu.Lock()
 	defer v.reply(s, weight, nil)
 	defer s.mu.Unlock()
-	if s.gone {
+	now := s.who.Load() // who may be somebody else by now
+	err = now.mayRead(auth.Subscribe, cmd.Channel)
+	if err == nil && cmd.Presence {
+		err = now.may(auth.Presence, cmd.Channel)
+	}
+	if s.gone || s.out || err != nil {
 		for _, p := range begin {
 			defer s.server.release(p.channel)
 		}
-		return nil // nobody is left to be told
+		if err != nil {
+			s.notice(event(failure(cmd, s.server.known(err))))
+		}
+		return nil // but for that, nobody is left to be told
 	}
 	if reads {
 		ok.Position = v.messages(at.channel.name).cursor.Position().String()
@@ -270,7 +299,7 @@ func (v *v1) mayStay(s *session, cmd *protocol.Command) (reads bool, err error) 
 		}
 		reads, more = true, 1
 	}
-	if most := s.server.now.Load().MaxSubscriptions; len(v.stays)+more > most {
+	if most := s.who.Load().subscriptions(s.server.now.Load()); len(v.stays)+more > most {
 		return false, errorf("too_many_subscriptions", "a connection may have %d subscriptions, and presence counts as one; unsubscribe somewhere, use a pattern, or open another connection", most)
 	}
 	return reads, nil
@@ -311,10 +340,19 @@ func (v *v1) stay(s *session, at place, crowd bool) {
 // unsubscribe ends a subscription, with its joins and leaves.
 func (v *v1) unsubscribe(s *session, name string) error {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	left := slices.Clone(v.of(name))
 	if len(left) == 0 || s.gone {
-		s.mu.Unlock()
 		return errorf("not_subscribed", "this connection is not subscribed to %.80q", name)
+	}
+	v.drop(s, left)
+	return nil
+}
+
+// drop ends stays. The caller holds mu.
+func (v *v1) drop(s *session, left []*stay) {
+	if len(left) == 0 || s.gone { // if it is gone, Gone does it
+		return
 	}
 	v.stays = slices.DeleteFunc(v.stays, func(st *stay) bool { return slices.Contains(left, st) })
 	v.due = slices.DeleteFunc(v.due, func(st *stay) bool { return slices.Contains(left, st) })
@@ -327,11 +365,9 @@ func (v *v1) unsubscribe(s *session, name string) error {
 			return slices.ContainsFunc(left, func(st *stay) bool { return g.sub == &st.subscription })
 		})
 	}
-	s.mu.Unlock()
 	for _, st := range left {
 		s.server.leave(&st.subscription, st)
 	}
-	return nil
 }
 
 // reading implements [subscriber].
@@ -339,7 +375,7 @@ func (st *stay) reading() *subscription { return &st.subscription }
 
 // member implements [subscriber].
 func (st *stay) member() (member, bool) {
-	return member{st.session.id, st.session.who.name}, !st.crowd && !broker.IsPattern(st.audience.channel.name)
+	return member{st.session.id, st.session.who.Load().name}, !st.crowd && !broker.IsPattern(st.audience.channel.name)
 }
 
 // wake implements [subscriber].
@@ -430,6 +466,51 @@ func (s *session) begin(at place) {
 	}
 }
 
+// settle implements [conversation].
+func (v *v1) settle(s *session, at place) { v.stay(s, at, false) }
+
+// renew implements [conversation].
+func (*v1) renew(who *speaker) []byte { return renewEvent(who) }
+
+// dismiss implements [conversation]. Who lost a right to one of two that belong
+// together, of messages, and of joins and leaves, keeps the other.
+func (v *v1) dismiss(s *session) {
+	who := s.who.Load()
+	var lost []*stay
+	for _, st := range v.stays {
+		right := auth.Subscribe
+		if st.crowd {
+			right = auth.Presence
+		}
+		if !who.keeps(right, &st.subscription) {
+			lost = append(lost, st)
+		}
+	}
+	for _, st := range lost {
+		name := st.audience.channel.name
+		e := &protocol.Event{Type: protocol.UnsubscribedEvent, Channel: name, Code: "forbidden", Message: "you may not read this any more"}
+		if st.crowd {
+			e.Message = "you may not know any more who is here"
+		}
+		s.notice(event(e))
+	}
+	v.drop(s, lost)
+}
+
+// auth finds out who the client is, and fills in what it is told then.
+func (v *v1) auth(s *session, cmd *protocol.Command, ok *protocol.Event) error {
+	at, err := s.authenticate(cmd.Token)
+	if err != nil {
+		return err
+	}
+	who := s.who.Load()
+	ok.Subject, ok.Expires = who.subject(), who.expires()
+	if at.channel != nil {
+		ok.Channel, ok.Position = at.channel.name, at.from.String()
+	}
+	return nil
+}
+
 func (v *v1) end() {
 	v.due = nil
 	if v.life != nil {
@@ -449,6 +530,11 @@ func (s *session) welcome(at place) []byte {
 	if at.channel != nil {
 		e.Channel, e.Position = at.channel.name, at.from.String()
 	}
+	who := s.who.Load()
+	e.Subject, e.Expires = who.subject(), who.expires()
+	if who.waits != nil {
+		e.Auth = protocol.Required
+	}
 	return event(e)
 }
 
@@ -457,6 +543,11 @@ func (v *v1) request(s *session, cmd *protocol.Command, weight int32) {
 	handle := s.server.method(cmd.Method)
 	if handle == nil {
 		v.answer(s, cmd, weight, nil, errorf("unknown_method", "there is no method %.40q here; the program that the server is part of registers them", cmd.Method))
+		return
+	}
+	who := s.who.Load()
+	if who.grants != nil && who.id == nil {
+		v.answer(s, cmd, weight, nil, errRequestNobody)
 		return
 	}
 	s.mu.Lock()
@@ -468,9 +559,9 @@ func (v *v1) request(s *session, cmd *protocol.Command, weight int32) {
 			v.life.end()
 		}
 	}
-	ctx := v.life
+	ctx := who.context(v.life)
 	s.mu.Unlock()
-	r := &Request{Method: cmd.Method, Data: json.RawMessage(slices.Clone(cmd.Data)), Channel: s.who.home, Session: idText(s.id), Name: s.who.name}
+	r := &Request{Method: cmd.Method, Data: json.RawMessage(slices.Clone(cmd.Data)), Channel: who.home, Session: idText(s.id), Name: who.name}
 	asked := *cmd // so that no command but a request is on the heap
 	s.server.speakers.Add(1)
 	go func() {
@@ -495,10 +586,14 @@ func (v *v1) history(ctx context.Context, s *session, cmd *protocol.Command, ok 
 	if err := checkReadable(cmd.Channel); err != nil {
 		return err
 	}
-	if err := s.server.cfg.Hooks.maySubscribe(ctx, s.who, cmd.Channel); err != nil {
+	who := s.who.Load()
+	if err := who.mayRead(auth.History, cmd.Channel); err != nil {
 		return err
 	}
-	page, err := s.server.history(ctx, cmd.Channel, sinceOf(cmd), limitOf(cmd, defaultLimit))
+	if err := s.server.cfg.Hooks.maySubscribe(who.context(ctx), who, cmd.Channel); err != nil {
+		return err
+	}
+	page, err := s.server.history(ctx, cmd.Channel, sinceOf(cmd), limitOf(cmd, defaultLimit), who)
 	if err != nil {
 		return err
 	}
@@ -517,7 +612,11 @@ func (v *v1) presence(ctx context.Context, s *session, cmd *protocol.Command, ok
 	if err := CheckChannel(cmd.Channel); err != nil {
 		return err
 	}
-	if err := s.server.cfg.Hooks.maySubscribe(ctx, s.who, cmd.Channel); err != nil {
+	who := s.who.Load()
+	if err := who.may(auth.Presence, cmd.Channel); err != nil {
+		return err
+	}
+	if err := s.server.cfg.Hooks.maySubscribe(who.context(ctx), who, cmd.Channel); err != nil {
 		return err
 	}
 	ok.Channel = cmd.Channel

@@ -155,7 +155,7 @@ func goodKey(key string) bool {
 // returns is always our own string, never the request's.
 func choose(offered, ours []string) string {
 	best := len(ours)
-	for token := range tokens(offered) {
+	for token := range Tokens(offered) {
 		if i := slices.Index(ours[:best], token); i >= 0 {
 			best = i
 		}
@@ -169,7 +169,7 @@ func choose(offered, ours []string) string {
 // HasToken reports whether the comma-separated lists, the values of a header,
 // hold the token, in either case, with or without a version ("websocket/13").
 func HasToken(lists []string, token string) bool {
-	for t := range tokens(lists) {
+	for t := range Tokens(lists) {
 		t, _, _ = strings.Cut(t, "/")
 		if strings.EqualFold(t, token) {
 			return true
@@ -178,8 +178,8 @@ func HasToken(lists []string, token string) bool {
 	return false
 }
 
-// tokens yields the elements of comma-separated lists (RFC 9110, section 5.6.1).
-func tokens(lists []string) func(yield func(string) bool) {
+// Tokens yields the elements of comma-separated lists (RFC 9110, section 5.6.1).
+func Tokens(lists []string) func(yield func(string) bool) {
 	return func(yield func(string) bool) {
 		for _, list := range lists {
 			for token := range strings.SplitSeq(list, ",") {
