@@ -6,7 +6,10 @@ export function connect(url?: string | URL, options?: ConnectOptions): Fanfare
 export interface ConnectOptions {
   /** Who speaks: at most 64 characters. Default: nobody in particular. */
   name?: string
-  /** For servers with authentication: a token, or what returns one, asked anew for each connection. */
+  /**
+   * For servers with authentication: a token, or what returns one, asked anew for each connection, and when the one there is
+   * expires soon. After one was refused it is asked once more; if that is the same, or is refused too, the state is closed.
+   */
   token?: string | (() => string | Promise<string>)
   /**
    * Where positions and unanswered publishes survive a refresh. Default: sessionStorage, where there is one; null: nowhere.
@@ -40,7 +43,9 @@ export interface Fanfare extends EventTarget {
   readonly retryAt?: number
   /** This connection's name in join and leave. */
   readonly session?: string
-  /** Who speaks. A change counts from the next connection on: see reconnect. */
+  /** Who the token says we are. */
+  readonly subject?: string
+  /** Who speaks, where the server asks for no token. A change counts from the next connection on: see reconnect. */
   name?: string
   /** What this tab published before a refresh and had no answer to: it is published now. */
   readonly restored: { channel: string, key?: string, data: any, position: Promise<string>, discard(): void }[]
@@ -88,7 +93,7 @@ export interface SubscribeOptions<T = any> {
   onPresence?: (presence: Presence, subscription: Subscription<T>) => void
   onJoin?: (change: PresenceChange, subscription: Subscription<T>) => void
   onLeave?: (change: PresenceChange, subscription: Subscription<T>) => void
-  /** The subscription was refused, and has ended. */
+  /** The subscription was refused, or the right to it was taken away, and has ended. */
   onError?: (error: FanfareError, subscription: Subscription<T>) => void
 }
 
@@ -123,7 +128,7 @@ export interface Gap {
   type: 'gap'
   channel?: string
   pattern?: string
-  reason: 'expired' | 'lost' | 'outrun' | 'skipped' | 'superseded' | (string & {})
+  reason: 'expired' | 'lost' | 'outrun' | 'skipped' | 'superseded' | 'forbidden' | (string & {})
   /** How many, where that is known. */
   missed?: number
   position: string
@@ -164,5 +169,7 @@ export interface PresenceChange {
 /** code is for programs: one of docs/protocol.md, or bad_url, no_websocket, queue_full, disconnected, offline, silent, uncertain, closed. */
 export class FanfareError extends Error {
   readonly code: string
-  constructor(code: string, message: string)
+  /** After how many ms the server may do what it refused. */
+  readonly retry?: number
+  constructor(code: string, message: string, retry?: number)
 }

@@ -18,13 +18,15 @@ const MANY = 1_000         // publishes that wait for an answer, and messages th
 const LARGE = 4 << 20      // characters of either
 const KEPT = 1 << 20       // characters of publishes that survive a refresh
 
-const passing = ['timeout', 'shutting_down', 'internal']   // errors after which a command is repeated
+const passing = ['timeout', 'shutting_down', 'internal', 'auth_unavailable', 'rate_limited']   // errors after which a command is repeated
+const personal = ['unauthenticated', 'bad_token', 'token_expired', 'token_not_yet', 'token_revoked', 'revoked', 'forbidden']   // byes after which another token may do
 
 export class FanfareError extends Error {
   name = 'FanfareError'
-  constructor(code, message) {
+  constructor(code, message, retry) {
     super(message)
     this.code = code
+    if (retry) this.retry = retry
   }
 }
 
@@ -106,8 +108,11 @@ class Line {
       if (this.#heartbeat) this.#patience = this.#heartbeat * 1.5
       onmessage(JSON.parse(event.data), event.data.length)
     }
-    ws.onclose = ({ code, reason }) => this.end(new FanfareError('disconnected', reason || (this.#heartbeat ? `the connection was lost (${code})`
-      : `no connection came about (${code}): the server is away, or it refuses us, as it does pages of an origin that it was not told to let in`)))
+    ws.onclose = ({ code, reason }) => {
+      const who = { 4401: 'unauthenticated', 4403: 'forbidden' }[code]
+      this.end(new FanfareError(who ?? 'disconnected', reason || (this.#heartbeat ? `the connection was lost (${code})`
+        : `no connection came about (${code}): the server is away, or it refuses us, as it does pages of an origin that it was not told to let in`)), undefined, who)
+    }
     ws.onerror = () => { }   // a close follows
   }
   welcome(heartbeat) {
@@ -128,12 +133,13 @@ class Line {
     this.say('{"type":"ping"}')
     setTimeout(() => this.look(), PROBE + 1)
   }
-  end(error, retry) {
+  // denied: because of who we are.
+  end(error, retry, denied) {
     const tell = this.#onend
     if (!tell) return
     this.#onend = this.#ws.onmessage = this.#ws.onclose = null
     this.#ws.close(1000)
-    tell(error, retry)
+    tell(error, retry, denied)
   }
 }
 
@@ -143,6 +149,7 @@ class Fanfare extends EventTarget {
   error                  // why it is not connected
   retryAt                // ms since 1970
   session                // this connection's name in join and leave
+  subject                // who the token says we are
   onstate                // called with each change of state
   restored               // what this tab published before a refresh, and had no answer to
 
@@ -151,6 +158,10 @@ class Fanfare extends EventTarget {
   #store
   #client
   #line
+  #token                       // that was said last
+  #silent                      // it went with the handshake, and nobody has said welcome
+  #denial                      // why the last one was refused
+  #renewing                    // the line over which we say another
   #subscriptions = new Map()   // by channel or pattern
   #calls = new Map()           // by id: {text, resolve, reject, again, sent, first, stored, forget}
   #waiting = 0                 // publishes among them,
@@ -173,7 +184,8 @@ class Fanfare extends EventTarget {
     this.#url.protocol = this.#url.protocol.replace('http', 'ws')
     this.#url.hash = ''
     this.name = options.name
-    this.#options = options
+    this.#options = { token: this.#url.searchParams.get('token'), ...options }
+    this.#url.searchParams.delete('token')   // which stands in many a log
     this.#store = new Store(options.storage, `fanfare:${this.#url.origin}${this.#url.pathname} `)
     this.#client = this.#store.get('client') ?? random()
     this.#store.set('client', this.#client)
@@ -246,20 +258,46 @@ class Fanfare extends EventTarget {
 
   #dial() {
     clearTimeout(this.#retrying)
-    const Socket = this.#options.WebSocket ?? globalThis.WebSocket
+    const { token, WebSocket: Socket = globalThis.WebSocket } = this.#options
     if (!Socket) throw new FanfareError('no_websocket', 'there is no WebSocket here: pass one as the option WebSocket')
+    if (typeof token === 'function') {
+      const line = this.#follow({ close() { } })   // no socket yet, but it can be left as one, and waits as long
+      Promise.resolve().then(token).then(secret => { if (line === this.#line) this.#open(Socket, secret) }, error => line.end(error))
+    } else this.#open(Socket, token)
+    this.#set('connecting', this.error)
+  }
+
+  // open makes a connection. The token goes with the handshake, in the only header that a browser can set; where it does
+  // not fit there (RFC 9110, section 5.6.2), it is the first message. So it is after a handshake that came to nothing,
+  // because a browser does not tell a page why, and the answer to a message does.
+  #open(Socket, token) {
+    if (this.#denial && token === this.#token) return this.#finish(this.#denial)
+    this.#token = token
+    this.#silent = !this.#silent && /^[\w!#$%&'*+.^`|~-]+$/.test(token ?? '')
     const url = new URL(this.#url)
     url.searchParams.set('client', this.#client)
     if (this.name) url.searchParams.set('name', this.name)
-    const line = this.#line = new Line(new Socket(url.href, 'fanfare.v1'),
-      (message, size) => this.#hear(message, size),
-      (error, retry) => { if (line === this.#line) this.#lost(error, retry) })
-    this.#set('connecting', this.error)
+    this.#follow(new Socket(url.href, this.#silent ? ['fanfare.v1', 'bearer.' + token] : 'fanfare.v1'))
+  }
+
+  // follow makes a socket our connection.
+  #follow(socket) {
+    const line = new Line(socket, (message, size) => this.#hear(message, size), (error, retry, denied) => {
+      if (line !== this.#line) return
+      if (this.#openedAt && (error.code === 'token_expired' || Date.now() - this.#openedAt > STABLE)) this.#denial = undefined   // until now the token would do
+      if (denied) {   // another token may do, and is tried once; the same one will not
+        const last = this.#denial || typeof this.#options.token !== 'function'
+        this.#denial = error
+        if (last) return this.#finish(error)
+      }
+      this.#lost(error, retry)
+    })
+    return this.#line = line
   }
 
   // lost says what becomes of us without a connection. retry: ms, from the server; null: somebody wakes us.
   #lost(error, retry) {
-    this.#line = this.session = undefined
+    this.#line = this.session = this.subject = undefined
     if (this.#openedAt && Date.now() - this.#openedAt > STABLE) this.#failures = 0
     this.#openedAt = 0
     for (const subscription of this.#subscriptions.values()) subscription.at = 'away'
@@ -284,7 +322,10 @@ class Fanfare extends EventTarget {
         this.#limit = message.limits?.message ?? Infinity
         this.#repeat = message.limits?.repeat * 0.9 || REPEAT
         this.#line.welcome(message.heartbeat)
-        this.#introduce(this.#line)
+        this.#introduce(this.#line, message)
+        break
+      case 'renew':
+        this.#renew(this.#line)
         break
       case 'ok': case 'response':
         this.#settle(message.id, 'resolve', message)
@@ -295,33 +336,56 @@ class Fanfare extends EventTarget {
       case 'message': case 'gap': case 'join': case 'leave':
         this.#subscriptions.get(message.pattern ?? message.channel)?.hear(message, size)
         break
+      case 'unsubscribed': {
+        const subscription = this.#subscriptions.get(message.channel)
+        if (subscription?.at === 'there') this.#refuse(subscription, new FanfareError(message.code, message.message))
+        break
+      }
       case 'bye': {
-        const error = new FanfareError(message.code, message.message)
-        if (message.retry > 0) this.#line.end(error, Math.min(message.retry, ASKED))
+        const { code, retry } = message
+        const error = new FanfareError(code, message.message, retry)
+        if (retry > 0) this.#line.end(error, Math.min(retry, ASKED))
+        else if (personal.includes(code)) this.#line.end(error, undefined, true)
         else this.#finish(error)
       }
     }
   }
 
-  // introduce says who we are, and then everything that waits.
-  async #introduce(line) {
-    const { token } = this.#options
+  // introduce says who we are, unless the handshake did, and then everything that waits.
+  async #introduce(line, { auth, subject }) {
+    const token = this.#token, said = this.#silent && !auth
+    this.#silent = false
     try {
-      const secret = typeof token === 'function' ? await token() : token
-      if (line !== this.#line) return
-      if (secret) await this.#ask({ type: 'auth', token: secret }, {}, true)
+      if (auth && !token) throw new FanfareError('unauthenticated', 'the server wants to know who this is: connect with the option token')
+      if (token && !said) ({ subject } = await this.#ask({ type: 'auth', token }, {}, true))
     } catch (error) {
-      if (line !== this.#line) return
-      if (error.code !== 'no_authentication') {
-        // Another token may do; the same one will not.
-        return typeof token === 'function' || passing.includes(error.code) ? line.end(error) : this.#finish(error)
-      }
+      if (error.code !== 'no_authentication') return line.end(error, error.retry, !passing.includes(error.code))
     }
     if (line !== this.#line) return
+    this.subject = subject
     this.#openedAt = Date.now()
     for (const subscription of this.#subscriptions.values()) this.#join(subscription)
     for (const [id, call] of this.#calls) if (!call.sent) this.#say(id, call)
     this.#set('connected')   // now, so that what is published in answer to this comes behind what waited
+  }
+
+  // renew says a new token, until the server has taken one or the connection ends, with the old one at the latest.
+  async #renew(line) {
+    const { token } = this.#options
+    if (typeof token !== 'function' || this.#renewing === line) return
+    this.#renewing = line
+    for (let pause = PAUSE, done; line === this.#line && !done; pause = Math.min(2 * pause, LONGEST)) {
+      try {
+        const secret = await token()
+        if (line === this.#line && secret && secret !== this.#token) {
+          await this.#ask({ type: 'auth', token: secret }, {}, true)
+          this.#token = secret
+          done = true
+        }
+      } catch { }
+      await new Promise(go => { setTimeout(go, pause) })   // also when it is done: a server that wants more gets no storm
+    }
+    if (this.#renewing === line) this.#renewing = undefined
   }
 
   // finish is the end: asked for, or (with an error) because coming back would end the same way.
@@ -380,11 +444,16 @@ class Fanfare extends EventTarget {
       resolve: answer => subscription.joined(answer),
       reject: error => {
         if (line !== this.#line) return   // the next connection asks again
+        if (!passing.includes(error.code)) return this.#refuse(subscription, error)
         subscription.at = 'away'
-        if (!passing.includes(error.code)) subscription.fail(error) || later(error)
-        else setTimeout(() => { if (line === this.#line && this.#subscriptions.get(channel) === subscription) this.#join(subscription) }, 1000)
+        setTimeout(() => { if (line === this.#line && this.#subscriptions.get(channel) === subscription) this.#join(subscription) }, error.retry ?? 1000)
       },
     }, true)
+  }
+
+  #refuse(subscription, error) {
+    subscription.at = 'away'
+    subscription.fail(error) || later(error)
   }
 
   #leave(subscription) {
@@ -448,12 +517,12 @@ class Fanfare extends EventTarget {
     if (kept) this.#kept += sign * text.length
   }
 
-  #refused({ id, code, message }) {
+  #refused({ id, code, message, retry }) {
     const call = this.#calls.get(id)
-    const error = new FanfareError(code, message)
+    const error = new FanfareError(code, message, retry)
     if (!call) return console.error(error)   // nobody waits for it
     if (!call.again || !passing.includes(code)) return this.#settle(id, 'reject', error)
-    setTimeout(() => { if (this.state === 'connected' && this.#calls.get(id) === call) this.#say(id, call) }, 500 + Math.random() * 1500)
+    setTimeout(() => { if (this.state === 'connected' && this.#calls.get(id) === call) this.#say(id, call) }, Math.min(retry ?? 1000, ASKED) * (1 + Math.random()))
   }
 
   // keep has a publish survive a refresh.

@@ -27,8 +27,8 @@ play('the way to the server', async stage => {
   stage.connect({ name: 'alice' }, 'https://fan.example/live/?token=x#here')
   const { url, protocol } = stage.socket
   assert.equal(url.origin + url.pathname, 'wss://fan.example/live/-/connect')
-  assert.equal(protocol, 'fanfare.v1')
-  assert.equal(url.searchParams.get('token'), 'x')
+  assert.deepEqual(protocol, ['fanfare.v1', 'bearer.x'])
+  assert.equal(url.searchParams.get('token'), null, 'it is in no URL')
   assert.equal(url.searchParams.get('name'), 'alice')
   assert.match(url.searchParams.get('client'), /^[a-z0-9]{16,64}$/)
   for (const [given, path] of [['http://a', 'ws://a/-/connect'], ['ws://a/-/connect', 'ws://a/-/connect'], ['wss://a/b/c//', 'wss://a/b/c/-/connect']]) {
@@ -681,49 +681,210 @@ play('a callback that throws loses nothing', async stage => {
   }
 })
 
-play('a token, before anything else', async stage => {
-  let tokens = 0
-  const fan = stage.connect({ token: async () => 'secret' + ++tokens })
+// tokens gives one after the other, and the last for ever.
+function tokens(...all) {
+  const give = async () => all[Math.min(give.asked++, all.length - 1)]
+  give.asked = 0
+  return give
+}
+
+const bearer = stage => [stage.socket.protocol].flat()[1]
+
+play('a token goes with the handshake, and each connection has its own', async stage => {
+  const fan = stage.connect({ token: tokens('a.b-c_', 'two') })
   fan.subscribe('chat', () => { })
+  assert.equal(fan.state, 'connecting')
+  assert.equal(stage.socket, undefined, 'nothing goes before the token')
+  await settled()
+  assert.deepEqual(stage.socket.protocol, ['fanfare.v1', 'bearer.a.b-c_'])
+  await stage.socket.welcome({ subject: 'alice', expires: 3600_000 })
+  assert.equal(fan.subject, 'alice')
+  assert.deepEqual(stage.socket.heard.map(m => m.type), ['subscribe'])
+  await stage.socket.cut()
+  assert.equal(fan.subject, undefined)
+  await stage.clock.pass(300)
+  assert.equal(bearer(stage), 'bearer.two')
+  const fixed = stage.connect({ token: 'mine' })
+  assert.equal(bearer(stage), 'bearer.mine')
   await stage.socket.welcome()
-  assert.deepEqual(stage.socket.heard.map(({ type, token }) => [type, token]), [['auth', 'secret1']])
-  await stage.socket.ok('auth')
-  assert.equal(stage.socket.heard[1].type, 'subscribe')
+  assert.equal(fixed.state, 'connected')
+})
+
+play('a token that no header can carry is the first message', async stage => {
+  const fan = stage.connect({ token: 'some/thing=' })
+  fan.subscribe('chat', () => { })
+  assert.equal(stage.socket.protocol, 'fanfare.v1')
+  await stage.socket.welcome({ auth: 'required' })
+  assert.deepEqual(stage.socket.heard.map(({ type, token }) => [type, token]), [['auth', 'some/thing=']])
+  await stage.socket.ok('auth', { subject: 'alice' })
+  assert.deepEqual([fan.state, fan.subject, stage.socket.heard[1].type], ['connected', 'alice', 'subscribe'])
+  // So it is where a proxy took the header away.
+  const other = stage.connect({ token: 'fits' })
+  await stage.socket.welcome({ auth: 'required' })
+  assert.equal(stage.socket.last('auth').token, 'fits')
+  await stage.socket.answer('auth', { type: 'error', code: 'auth_unavailable', message: 'nobody knows you just now', retry: 2000 })
+  assert.equal(other.state, 'waiting')
+  assert.ok(other.retryAt - stage.clock.now >= 2000)
+})
+
+play('a handshake that came to nothing is asked why, with a message', async stage => {
+  const fan = stage.connect({ token: tokens('one', 'two', 'three', 'four') })
+  await settled()
+  await stage.socket.cut()   // as a browser tells of a 401
+  assert.equal(fan.state, 'waiting')
+  await stage.clock.pass(300)
+  assert.equal(stage.socket.protocol, 'fanfare.v1')
+  await stage.socket.welcome({ auth: 'required' })
+  assert.equal(stage.socket.last('auth').token, 'two')
+  await stage.socket.answer('auth', { type: 'error', code: 'bad_token', message: 'this token is none of ours' })
+  assert.equal(fan.state, 'waiting', 'another token may do')
+  await stage.clock.pass(600)
+  assert.equal(bearer(stage), 'bearer.three')
+  await stage.socket.cut()
+  await stage.clock.pass(1200)
+  await stage.socket.welcome()
+  await stage.socket.answer('auth', { type: 'error', code: 'token_revoked', message: 'this token was revoked' })
+  assert.deepEqual([fan.state, fan.error.code], ['closed', 'token_revoked'])
+  await stage.clock.pass(100_000)
+  assert.equal(stage.sockets.length, 4)
+  assert.equal(stage.clock.timers, 0)
+})
+
+play('the same token is not refused twice, and one that cannot change not once more', async stage => {
+  const fan = stage.connect({ token: tokens('old') })
+  await settled()
+  await stage.socket.welcome()
+  stage.socket.say({ type: 'bye', code: 'revoked', message: 'the token was revoked' })
+  assert.equal(fan.state, 'waiting')
+  await stage.clock.pass(300)
+  assert.deepEqual([fan.state, fan.error.code, stage.sockets.length], ['closed', 'revoked', 1])
+  const fixed = stage.connect({ token: 'old' })
+  await stage.socket.welcome()
+  stage.socket.say({ type: 'bye', code: 'token_expired', message: 'the token has expired' })
+  assert.deepEqual([fixed.state, fixed.error.code], ['closed', 'token_expired'])
+  const nobody = stage.connect()
+  await stage.socket.welcome({ auth: 'required' })
+  assert.deepEqual([nobody.state, nobody.error.code], ['closed', 'unauthenticated'])
+  for (const [number, code] of [[4401, 'unauthenticated'], [4403, 'forbidden']]) {
+    const wordless = await stage.connected()
+    await stage.socket.cut(number, 'go away')
+    assert.deepEqual([wordless.state, wordless.error.code, wordless.error.message], ['closed', code, 'go away'])
+  }
+  // A server that asks for none is asked nothing.
+  const open = stage.connect({ token: 'not/fit' })
+  await stage.socket.welcome()
+  await stage.socket.answer('auth', { type: 'error', code: 'no_authentication', message: 'this server asks for none' })
+  assert.equal(open.state, 'connected')
+})
+
+play('tokens run out as often as they like', async stage => {
+  const fan = stage.connect({ token: tokens('1', '2', '3', '4', '5') })
+  for (const n of [1, 2, 3, 4]) {
+    await stage.clock.pass(3000)
+    assert.equal(bearer(stage), 'bearer.' + n)
+    await stage.socket.welcome()
+    await stage.clock.pass(10)
+    stage.socket.say({ type: 'bye', code: 'token_expired', message: 'the token has expired' })
+    assert.equal(fan.state, 'waiting')
+  }
+})
+
+play('a token is renewed in place', async stage => {
+  const give = tokens('one', 'one', undefined, 'two', 'three', 'four')
+  const fan = stage.connect({ token: give })
+  const heard = []
+  fan.subscribe('chat', m => heard.push(m.data))
+  await settled()
+  await stage.socket.welcome()
+  await stage.socket.ok('subscribe', { position: '1-0' })
+  stage.socket.say({ type: 'renew', expires: 30_000 })
+  stage.socket.say({ type: 'renew', expires: 29_000 })
+  await stage.clock.pass(100)
+  assert.deepEqual(stage.socket.all('auth'), [], 'the same once more would change nothing')
+  await stage.clock.pass(5000)
+  stage.socket.message('chat', 1, 'meanwhile')
+  await stage.socket.answer('auth', { type: 'error', code: 'auth_unavailable', message: 'nobody knows you just now' })
+  await stage.clock.pass(5000)
+  assert.deepEqual(stage.socket.all('auth').map(m => m.token), ['two', 'three'])
+  await stage.socket.ok('auth', { subject: 'alice', expires: 60_000 })
+  stage.socket.message('chat', 2, 'after')
+  await stage.clock.pass(20_000)
+  assert.equal(give.asked, 5)
+  assert.deepEqual(heard, ['meanwhile', 'after'])
+  stage.socket.say({ type: 'renew', expires: 30_000 })
+  await settled()
+  assert.equal(stage.socket.last('auth').token, 'four')
+  assert.equal(stage.sockets.length, 1)
+  fan.close()
+  await stage.clock.pass(30_000)
+  assert.equal(stage.clock.timers, 0)
+  assert.equal(give.asked, 6)
+})
+
+play('a token that comes when its connection is gone is nobody\'s', async stage => {
+  const give = []
+  const fan = stage.connect({ token: () => new Promise(resolve => give.push(resolve)) })
+  await settled()
+  fan.reconnect()
+  await settled()
+  give[0]('late')
+  await settled()
+  assert.equal(stage.sockets.length, 0)
+  give[1]('mine')
+  await settled()
+  assert.deepEqual([stage.sockets.length, bearer(stage)], [1, 'bearer.mine'])
+  await stage.socket.welcome()
+  stage.socket.say({ type: 'renew', expires: 30_000 })
+  await settled()
+  fan.reconnect()
+  await settled()
+  give[3]('next')
+  await settled()
+  await stage.socket.welcome()
+  give[2]('renewed')
+  await stage.clock.pass(1000)
+  assert.deepEqual(stage.sockets.flatMap(s => s.all('auth')), [])
+  const slow = stage.connect({ token: () => new Promise(() => { }) })
+  await stage.clock.pass(12_000)
+  assert.deepEqual([slow.states.includes('waiting'), stage.sockets.length], [true, 2], 'it does not wait for ever')
+  const broken = stage.connect({ token: () => { throw new Error('the token server is away') } })
+  await settled()
+  assert.deepEqual([broken.state, broken.error.message], ['waiting', 'the token server is away'])
+})
+
+play('a right that is taken away ends what it granted', async stage => {
+  const fan = await stage.connected()
+  const heard = [], errors = []
+  fan.subscribe('secret/*', { onMessage: m => heard.push(m.data), onError: error => errors.push(error.code) })
+  await stage.socket.ok('subscribe', { position: '1-0' })
+  fan.subscribe('open', { onMessage: m => heard.push(m.data), onGap: gap => heard.push(gap.reason) })
+  await stage.socket.ok('subscribe', { position: '1-0' })
+  stage.socket.say({ type: 'unsubscribed', channel: 'secret/*', code: 'forbidden', message: 'you may no longer read secret/*' })
+  stage.socket.say({ type: 'unsubscribed', channel: 'unheard of', code: 'forbidden', message: 'you may no longer read this' })
+  stage.socket.message('secret/1', 1, 'late', { pattern: 'secret/*' })
+  stage.socket.say({ type: 'gap', channel: 'open', reason: 'forbidden', position: '1-3' })
+  stage.socket.message('open', 4, 'still')
+  assert.deepEqual([heard, errors], [['forbidden', 'still'], ['forbidden']])
   await stage.socket.cut()
   await stage.clock.pass(300)
   await stage.socket.welcome()
-  await stage.socket.answer('auth', { type: 'error', code: 'expired', message: 'the token expired at noon' })
-  assert.equal(fan.state, 'waiting', 'another token may do')
-  await stage.clock.pass(600)
-  await stage.socket.welcome()
-  await stage.socket.answer('auth', { type: 'error', code: 'no_authentication', message: 'this server asks for none' })
-  assert.equal(fan.state, 'connected')
-  assert.equal(tokens, 3)
-  // A token that comes when its connection is gone is nobody's.
-  const give = []
-  const slow = stage.connect({ token: () => new Promise(resolve => give.push(resolve)) })
-  const chat = slow.subscribe('chat')
-  await stage.socket.welcome()
-  give[0]('first')
+  assert.deepEqual(stage.socket.all('subscribe').map(m => m.channel), ['open'])
+})
+
+play('what comes too fast is repeated when the server says', async stage => {
+  const fan = await stage.connected()
+  const published = fate(fan.publish('chat', 1)), asked = fate(fan.request('time'))
   await settled()
-  await stage.socket.ok('auth')
-  await stage.socket.ok('subscribe', { position: '1-0' })
-  slow.reconnect()
-  await stage.socket.welcome()
-  slow.reconnect()
-  await stage.socket.welcome()
-  give[1]('early')
-  await settled()
-  chat.close()
-  assert.deepEqual(stage.socket.heard, [], 'nothing goes before the token')
-  give[2]('mine')
-  await settled()
-  assert.deepEqual(stage.socket.heard.map(m => m.token), ['mine'])
-  const fixed = stage.connect({ token: 'old' })
-  await stage.socket.welcome()
-  await stage.socket.answer('auth', { type: 'error', code: 'expired', message: 'the token expired at noon' })
-  assert.equal(fixed.state, 'closed')
-  assert.equal(fixed.error.code, 'expired')
+  await stage.socket.answer('publish', { type: 'error', code: 'rate_limited', message: 'chat takes 10 messages a second', retry: 3000 })
+  await stage.socket.answer('request', { type: 'error', code: 'rate_limited', message: 'chat takes 10 messages a second', retry: 3000 })
+  assert.deepEqual([asked.code, asked.error.retry], ['rate_limited', 3000])
+  await stage.clock.pass(2900)
+  assert.equal(stage.socket.all('publish').length, 1)
+  await stage.clock.pass(3200)
+  const [first, again] = stage.socket.all('publish')
+  assert.equal(again.id, first.id)
+  await stage.socket.ok('publish', { position: '1-1' })
+  assert.equal(published.value, '1-1')
 })
 
 play('what waited goes before what is said in answer to the state', async stage => {
@@ -758,7 +919,7 @@ const asHad = ({ encoding, ...rest }) => encoding ? { ...rest, data: new Uint8Ar
 
 // How each thing that a client says is said through this client, where it can be.
 const say = {
-  auth: (stage, { token }) => stage.connect({ token }),
+  auth: (stage, { token }) => stage.connect({ token }),   // this one fits into no header
   subscribe: (_, { channel, since, presence, slow }, fan) => fan.subscribe(channel, { since, presence, slow }),
   unsubscribe: (stage, { channel }, fan) => {
     const subscription = fan.subscribe(channel)
@@ -779,7 +940,8 @@ const get = {
     stage.socket.readyState = 1
     stage.socket.say(said)
     await settled()
-    return [{ state: fan.state, session: fan.session }, { state: 'connected', session: JSON.parse(said).session }]
+    const { session, auth, subject } = JSON.parse(said)
+    return [[fan.state, fan.session, fan.subject], [auth ? 'closed' : 'connected', session, subject]]
   },
   message: (stage, said) => heard(stage, said, 'onMessage'),
   gap: (stage, said, value) => value.reason === 'presence' ? asksWhoIsHere(stage, said) : heard(stage, said, 'onGap'),
@@ -797,6 +959,22 @@ const get = {
       : 'count' in value ? { channel: 'a', count: value.count, members: value.members } : value.position),
   response: (stage, said, value) => answered(stage, said, fan => fan.request('a'), value.data),
   error: (stage, said, value) => answered(stage, said, fan => fan.request('a').catch(({ code, message }) => ({ code, message })), { code: value.code, message: value.message }),
+  renew: async (stage, said) => {
+    stage.connect({ token: tokens('one', 'two') })
+    await settled()
+    await stage.socket.welcome()
+    stage.socket.say(said)
+    await settled()
+    return [stage.socket.last('auth')?.token, 'two']
+  },
+  unsubscribed: async (stage, said, { channel, code }) => {
+    const fan = await stage.connected()
+    const got = []
+    fan.subscribe(channel, { onMessage() { }, onError: error => got.push(error.code) })
+    await stage.socket.ok('subscribe', { position: '1-0' })
+    stage.socket.say(said)
+    return [got, [code]]
+  },
   bye: async (stage, said, value) => {
     const fan = await stage.connected()
     stage.socket.say(said)
