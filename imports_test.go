@@ -31,7 +31,7 @@ var house = map[string]struct{ ours, outside string }{
 	"broker/brokertest":    {"broker", ""},
 	"internal/feed":        {"broker", ""},
 	"protocol":             {"broker", ""},
-	"auth":                 {"broker", ""},
+	"auth":                 {"broker", "github.com/MicahParks/jwkset github.com/golang-jwt/jwt golang.org/x/time"},
 	"browser":              {"", ""},
 	"web":                  {"", ""},
 
