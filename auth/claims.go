@@ -64,8 +64,8 @@ func (j *JWT) identity(payload []byte) (*Identity, error) {
 	switch {
 	case id.Subject == "" && (named || !j.options.NoSubject):
 		return nil, bad("the token does not say whose it is (sub)")
-	case id.Check() != nil:
-		return nil, bad("the token's claims are wrong: %v", id.Check())
+	case id.check() != nil:
+		return nil, bad("the token's claims are wrong: %v", id.check())
 	}
 	return id, nil
 }
@@ -161,8 +161,7 @@ func (r *reader) time(name string) time.Time {
 	return time.Unix(int64(whole), int64(part*1e9))
 }
 
-// allow is what a token grants. Who may hear a channel may see who is there and
-// what was said, unless the token speaks of that apart.
+// allow is what a token grants.
 func (r *reader) allow() map[Right][]string {
 	all := make(map[Right][]string)
 	for _, right := range Rights {
@@ -170,14 +169,7 @@ func (r *reader) allow() map[Right][]string {
 			all[right] = patterns
 		}
 	}
-	if patterns, ok := all[Subscribe]; ok {
-		for _, right := range []Right{Presence, History} {
-			if _, own := all[right]; !own {
-				all[right] = patterns
-			}
-		}
-	}
-	return all
+	return spread(all)
 }
 
 // limits reads an object of limits, in which one misspelled would be none.

@@ -230,7 +230,7 @@ func publicJWK(raw []byte) (keyID, any, error) {
 		return keyID{}, nil, errors.New("it is no key of JSON")
 	}
 	switch {
-	case len(m.KID) > MaxSubject:
+	case len(m.KID) > maxSubject:
 		return keyID{}, nil, errors.New("its kid is too long")
 	case m.USE != "" && m.USE != jwkset.UseSig:
 		return keyID{m.KID, ""}, nil, errors.New("its use is not sig")

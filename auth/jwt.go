@@ -301,8 +301,8 @@ func (k JWTKey) parse() (keyID, any, error) {
 	switch {
 	case (k.Secret == "") == (k.PublicKey == ""):
 		return keyID{}, nil, errors.New("it has a secret or a public key: give one of them")
-	case len(k.ID) > MaxSubject || !printable(k.ID):
-		return keyID{}, nil, fmt.Errorf("its id (kid) is not UTF-8 without control characters of %d bytes at most", MaxSubject)
+	case len(k.ID) > maxSubject || !printable(k.ID):
+		return keyID{}, nil, fmt.Errorf("its id (kid) is not UTF-8 without control characters of %d bytes at most", maxSubject)
 	case k.Secret == "":
 		key, err = publicPEM(k.PublicKey)
 	case strings.Contains(k.Secret, "-----BEGIN"):
@@ -395,7 +395,7 @@ func (k JWTKey) Sign(id *Identity, more map[string]any) (string, error) {
 	if k.Secret == "" {
 		return "", errors.New("jwt: a public key signs nothing: give a secret")
 	}
-	if err := id.Check(); err != nil {
+	if err := id.check(); err != nil {
 		return "", fmt.Errorf("jwt: %w", err)
 	}
 	t := jwt.NewWithClaims(methods[named.algorithm], claimsOf(id, more))

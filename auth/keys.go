@@ -109,20 +109,17 @@ func (k *Key) Check() error {
 	case !utf8.ValidString(k.Comment) || strings.ContainsAny(k.Comment, "\r\n"):
 		return errors.New("the comment must be one line of UTF-8")
 	}
+	for _, role := range []string{Anonymous, Authenticated} {
+		if slices.Contains(k.Roles, role) {
+			return fmt.Errorf("the role %s is had without being said", role)
+		}
+	}
 	return k.identity().check()
 }
 
 // identity is who shows the key.
 func (k *Key) identity() *Identity {
-	id := &Identity{Subject: k.Subject, Name: k.Name, Roles: k.Roles, Token: k.ID, Issued: k.Issued, Expires: k.Expires, Allow: maps.Clone(k.Allow)}
-	if heard, ok := id.Allow[Subscribe]; ok {
-		for _, right := range []Right{Presence, History} {
-			if _, own := id.Allow[right]; !own {
-				id.Allow[right] = heard
-			}
-		}
-	}
-	return id
+	return &Identity{Subject: k.Subject, Name: k.Name, Roles: k.Roles, Token: k.ID, Issued: k.Issued, Expires: k.Expires, Allow: spread(maps.Clone(k.Allow))}
 }
 
 // String returns the line that a file of keys has for it, without the line break.
