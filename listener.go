@@ -125,10 +125,12 @@ func (l *listener) end(d *disconnect, goal Position) {
 }
 
 // revoke implements [client].
-func (l *listener) revoke() {
+func (l *listener) revoke() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	first := l.closing != revoked
 	l.expel(revoked)
+	return first
 }
 
 // expel ends it at once: nothing more is told but why. The caller holds mu.

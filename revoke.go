@@ -97,8 +97,9 @@ func (s *Server) Revoke(_ context.Context, what Revocation) (closed int, err err
 	}
 	r.guests.Range(func(id, guest any) bool {
 		if c := guest.(client); what.Session == idText(id.(uint64)) || what.Session == "" && r.hit(c.speaks().id) {
-			c.revoke()
-			closed++
+			if c.revoke() {
+				closed++
+			}
 		}
 		return true
 	})

@@ -64,6 +64,7 @@ type Server struct {
 // ticks are the times that sessions count in ticks of the transport.
 type ticks struct {
 	heartbeat, answer, close, message int
+	farewell                          int // of who is expelled, to answer our close
 }
 
 // New returns a server, whose goroutines run until Shutdown: on Linux an event loop
@@ -93,6 +94,7 @@ func New(cfg Config) (*Server, error) {
 			answer:    cfg.ticks(cfg.HeartbeatTimeout),
 			close:     cfg.ticks(cfg.CloseTimeout),
 			message:   cfg.ticks(cfg.MessageTimeout),
+			farewell:  cfg.ticks(min(time.Second, cfg.CloseTimeout)),
 		},
 		channels: make(map[string]*channel),
 		locals:   make(map[*Subscription]struct{}),
@@ -326,8 +328,9 @@ type client interface {
 	goAway()
 	// speaks returns who it is.
 	speaks() *speaker
-	// revoke ends it at once, since its access was revoked.
-	revoke()
+	// revoke ends it at once, since its access was revoked, and reports false if that
+	// had happened.
+	revoke() bool
 	// reconsider looks at what it may do, by other rules.
 	reconsider()
 }

@@ -266,10 +266,12 @@ func (s *session) expel(d *disconnect) {
 }
 
 // revoke implements [client].
-func (s *session) revoke() {
+func (s *session) revoke() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	first := !s.out
 	s.expel(revoked)
+	return first
 }
 
 // speaks implements [client].
@@ -513,8 +515,12 @@ func (s *session) Tick() {
 	case c != nil:
 		// The transport has a deadline of its own for what is written; this is
 		// for what is to go out before our close, and then for the answer to it.
+		patience := t.close
+		if s.out {
+			patience = t.farewell
+		}
 		switch c.lingering++; {
-		case c.lingering <= t.close:
+		case c.lingering <= patience:
 		case s.closeSent:
 			s.conn.End(c.disconnect)
 		case c.flush:

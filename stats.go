@@ -14,18 +14,19 @@ type Stats struct {
 	// Missed are the messages that readers did not get, by reason: "skipped"
 	// and "superseded" (the policy Skip or Latest applied), "outrun" (history
 	// did not reach back to a slow reader), "expired" (nor to a resuming one), "lost"
-	// (a resuming one was of another epoch: the history itself was lost).
+	// (a resuming one was of another epoch: the history itself was lost), "forbidden" (it may not read history).
 	// Where the number is not known, the gap counts as one.
 	Missed map[string]int64
 	// Ended are the connections that ended, by reason: "client", "lost",
-	// "shutdown", "silent", "slow", "stuck", "protocol", "timeout".
+	// "shutdown", "silent", "slow", "stuck", "protocol", "timeout", "unauthenticated",
+	// "expired", "revoked", "forbidden".
 	Ended map[string]int64
 }
 
 // counters are what Stats is read from.
 type counters struct {
 	published atomic.Int64
-	missed    [feed.Lost + 1]atomic.Int64
+	missed    [feed.Forbidden + 1]atomic.Int64
 	ended     [endings]atomic.Int64
 }
 
