@@ -20,13 +20,15 @@ type Hooks struct {
 	// else: for reading history and for POST, guard the whole Server by a handler around it. An error
 	// refuses it: an [*Error] with its text, its code (without one: forbidden) and status 403,
 	// every other one as internal, and the log has it. channel may be a pattern, "chat/**", as the
-	// path of any request that reads may. Not everybody whom it lets in comes: a HEAD
+	// path of any request that reads may. Who it is says [auth.FromContext] of the request's context: nil
+	// also for one that will say so in its first message. Not everybody whom it lets in comes: a HEAD
 	// asks too, and a handshake can break off.
 	Connect func(r *http.Request, channel string) error
 	// Subscribe is asked before a client that speaks fanfare.v1 subscribes to a
 	// channel or a pattern other than that of its URL, and before it is told the
 	// history of one or who is present. Errors are told as with Connect; nothing
-	// more is heard of the client until it returns. ctx ends when Shutdown is called.
+	// more is heard of the client until it returns. ctx ends when Shutdown is called, and knows
+	// who the client is ([auth.FromContext]), as that of Publish does.
 	//
 	// A connection that speaks fanfare.v1 leads to every channel, whatever its URL.
 	// So with Connect and without Subscribe it may read only its URL's, and with
