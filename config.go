@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -62,6 +63,9 @@ type ChannelConfig struct {
 	HistoryBytes int
 	SlowReaders  Policy
 	MaxLag       int
+	// Messages is how many messages a second clients may publish to each of the channels;
+	// negative: no limit. See [Limits.ChannelMessages].
+	Messages float64
 }
 
 // slowness is what becomes of slow readers.
@@ -87,7 +91,7 @@ func (c *Config) channel(name string) ChannelConfig {
 			}
 		}
 	}
-	is.add(&ChannelConfig{"", c.History, c.HistoryAge, c.HistoryBytes, c.SlowReaders, c.MaxLag})
+	is.add(&ChannelConfig{"", c.History, c.HistoryAge, c.HistoryBytes, c.SlowReaders, c.MaxLag, c.Limits.ChannelMessages})
 	return is
 }
 
@@ -98,6 +102,7 @@ func (c *ChannelConfig) add(more *ChannelConfig) {
 	c.HistoryBytes = cmp.Or(c.HistoryBytes, more.HistoryBytes)
 	c.SlowReaders = cmp.Or(c.SlowReaders, more.SlowReaders)
 	c.MaxLag = cmp.Or(c.MaxLag, more.MaxLag)
+	c.Messages = cmp.Or(c.Messages, more.Messages)
 }
 
 func (c *ChannelConfig) slowness() slowness { return slowness{c.SlowReaders, c.MaxLag} }
@@ -185,6 +190,13 @@ type Config struct {
 	// a web page's, are not held to it.
 	Origins []string
 
+	// Limits bound what clients can cost. Default: see there.
+	Limits Limits
+	// Proxies are the networks of reverse proxies, of which X-Forwarded-For is believed: from
+	// there come the addresses that Limits are about. Default: none. A network that has others in it
+	// than proxies lets them say to be whoever they want. Unix sockets are always a proxy's.
+	Proxies []netip.Prefix
+
 	// Logger gets one line for each connection's end (debug) and for what an
 	// operator should know. Event loops call it too, so it should not wait for
 	// long: a pipe that nobody reads would stop them. Default: slog.Default.
@@ -248,6 +260,14 @@ func (c Config) withDefaults() (Config, error) {
 			return c, fmt.Errorf("fanfare: Config.Channels[%d] has HistoryAge %v and HistoryBytes %d; they must be positive, or zero for what Config says", i, ch.HistoryAge, ch.HistoryBytes)
 		}
 	}
+	if err := c.Limits.check(); err != nil {
+		return c, err
+	}
+	for i, p := range c.Proxies {
+		if !p.IsValid() {
+			return c, fmt.Errorf("fanfare: Config.Proxies[%d] is no network; make it with netip.ParsePrefix(\"10.0.0.0/8\")", i)
+		}
+	}
 	if err := handshake.CheckOrigins(c.Origins); err != nil {
 		return c, fmt.Errorf("fanfare: Config.Origins: %w", err)
 	}
@@ -258,7 +278,7 @@ func (c Config) withDefaults() (Config, error) {
 		}
 	}
 	// The caller may go on with his slices, to Reload for one.
-	c.Channels, c.Origins = slices.Clone(c.Channels), slices.Clone(c.Origins)
+	c.Channels, c.Origins, c.Proxies = slices.Clone(c.Channels), slices.Clone(c.Origins), slices.Clone(c.Proxies)
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}

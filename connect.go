@@ -12,6 +12,17 @@ import (
 // serveWebSocket opens a session. channel is the URL's, or a pattern; empty:
 // none, and then the client must speak fanfare.v1.
 func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request, channel string) {
+	guest, err := s.arrive(r)
+	if err != nil {
+		s.refuse(w, err)
+		return
+	}
+	entered := false
+	defer func() {
+		if !entered {
+			s.leaves(guest)
+		}
+	}()
 	subprotocol, err := handshake.Check(r, &handshake.Options{Origins: s.now.Load().Origins, Subprotocols: []string{protocol.Subprotocol, plainProtocol}})
 	if err != nil {
 		s.refuse(w, err)
@@ -40,6 +51,9 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request, channel 
 	}
 	sess := &session{server: s, id: s.newID()}
 	who, r, err := s.visitor(r, &set, channel)
+	if err == nil {
+		guest, err = s.seat(guest, who)
+	}
 	if err != nil {
 		s.refuse(w, err)
 		return
@@ -74,7 +88,6 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request, channel 
 		s.refuse(w, ErrServerClosed)
 		return
 	}
-	entered := false
 	defer func() {
 		if !entered {
 			s.abandon(at)
@@ -96,7 +109,7 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request, channel 
 		return
 	}
 	entered = true
-	sess.conn = conn
+	sess.conn, sess.guest = conn, guest
 	if subprotocol == protocol.Subprotocol {
 		sess.begin(at)
 	} else {

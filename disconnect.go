@@ -154,6 +154,10 @@ func closeReason(text string) string {
 	return text
 }
 
-func breach(err *frame.Error) *disconnect {
+// breach is how a session ends whose client broke the protocol.
+func (s *session) breach(err *frame.Error) *disconnect {
+	if err.Code == frame.MessageTooBig {
+		s.server.reached(byMessageSize, "channel", s.who.Load().home, "name", s.who.Load().name, "session", idText(s.id))
+	}
 	return &disconnect{byBreach, err.Code, err.Reason}
 }

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"fanfare/auth"
 	"fanfare/broker"
@@ -35,7 +36,8 @@ type Error struct {
 	// Message is for people: what happened, the limit or rule, and what to do.
 	Message string
 
-	status int // of the HTTP answer; 0: what goes with the code
+	status int           // of the HTTP answer; 0: what goes with the code
+	retry  time.Duration // after which it makes sense to try again; 0: not said
 }
 
 func (e *Error) Error() string { return "fanfare: " + e.Message }
@@ -63,6 +65,8 @@ var statuses = map[string]int{
 	"forbidden":        http.StatusForbidden,
 	"auth_unavailable": http.StatusServiceUnavailable,
 	"rate_limited":     http.StatusTooManyRequests,
+
+	"too_many_connections": http.StatusTooManyRequests,
 
 	"internal":      http.StatusInternalServerError,
 	"shutting_down": http.StatusServiceUnavailable,
@@ -108,6 +112,9 @@ func (s *Server) refuse(w http.ResponseWriter, err error) {
 	}
 	e := s.known(err)
 	status := cmp.Or(e.status, statuses[e.Code], http.StatusBadRequest)
+	if e.retry > 0 {
+		h.Set("Retry-After", strconv.Itoa(int((e.retry+time.Second-1)/time.Second)))
+	}
 	switch {
 	case status != http.StatusUnauthorized:
 	case e.Code == "unauthenticated":

@@ -90,7 +90,7 @@ func bothConversations(t *testing.T, test func(t *testing.T, v1 bool)) {
 // one at a time or many.
 func TestDeliveryAllocatesNothing(t *testing.T) {
 	bothConversations(t, func(t *testing.T, v1 bool) {
-		srv, err := New(Config{})
+		srv, err := New(Config{Limits: Limits{Messages: 1e9, Bytes: 1e9}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -139,7 +139,7 @@ func TestDeliveryAllocatesNothing(t *testing.T) {
 // Channels that are busy at once do not spoil each other's joined bytes.
 func TestJoinedOncePerChannel(t *testing.T) {
 	bothConversations(t, func(t *testing.T, v1 bool) {
-		srv, err := New(Config{})
+		srv, err := New(Config{Limits: Limits{Messages: 1e9, Bytes: 1e9}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -165,7 +165,7 @@ func TestJoinedOncePerChannel(t *testing.T) {
 func BenchmarkDelivery(b *testing.B) {
 	for _, form := range []string{"plain", "v1"} {
 		b.Run(form, func(b *testing.B) {
-			srv, err := New(Config{})
+			srv, err := New(Config{Limits: Limits{Messages: 1e9, Bytes: 1e9}})
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -194,7 +194,7 @@ func BenchmarkPublish(b *testing.B) {
 		{"acknowledged", `{"type":"publish","id":"` + id + `","data":"` + data + `"}`},
 	} {
 		b.Run(form.name, func(b *testing.B) {
-			srv, err := New(Config{})
+			srv, err := New(Config{Limits: Limits{Messages: 1e9, Bytes: 1e9}})
 			if err != nil {
 				b.Fatal(err)
 			}

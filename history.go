@@ -12,6 +12,7 @@ import (
 
 	"fanfare/auth"
 	"fanfare/broker"
+	"fanfare/internal/limit"
 	"fanfare/protocol"
 )
 
@@ -82,6 +83,9 @@ func (s *Server) history(ctx context.Context, channel string, since *Position, l
 // serveHistory answers with a page.
 func (s *Server) serveHistory(w http.ResponseWriter, r *http.Request, channel string, set *settings) {
 	who, r, err := s.visitor(r, set, channel)
+	if err == nil {
+		err = s.asker(r, who).may(r)
+	}
 	if err == nil {
 		err = who.mayRead(auth.History, channel)
 	}

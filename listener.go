@@ -87,6 +87,7 @@ type listener struct {
 	dialect *dialect                // static
 	server  *Server                 // static
 	who     atomic.Pointer[speaker] // replaced under mu
+	guest   *guest                  // static
 	id      uint64                  // static: see Server.newID
 }
 
@@ -271,5 +272,6 @@ func (l *listener) Gone(err error) {
 			}
 		}()
 	}
+	s.leaves(l.guest)
 	s.left(l, l.id, why, err)
 }

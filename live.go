@@ -21,6 +21,17 @@ func (s *Server) serveLive(w http.ResponseWriter, r *http.Request, channel strin
 		s.refuse(w, &Error{Code: descriptors.Code, Message: descriptors.Reason()})
 		return
 	}
+	guest, err := s.arrive(r)
+	if err != nil {
+		s.refuse(w, err)
+		return
+	}
+	entered := false
+	defer func() {
+		if !entered {
+			s.leaves(guest)
+		}
+	}()
 	if last := r.Header.Get("Last-Event-ID"); last != "" {
 		since, err := broker.ParsePosition(last)
 		if err != nil {
@@ -30,6 +41,9 @@ func (s *Server) serveLive(w http.ResponseWriter, r *http.Request, channel strin
 		set.since = &since
 	}
 	who, r, err := s.visitor(r, set, channel)
+	if err == nil {
+		guest, err = s.seat(guest, who)
+	}
 	if err == nil {
 		err = who.mayRead(auth.Subscribe, channel)
 	}
@@ -82,6 +96,8 @@ func (s *Server) serveLive(w http.ResponseWriter, r *http.Request, channel strin
 		s.ends.Done()
 		return
 	}
+	entered = true
+	l.guest = guest
 	l.conn = conn
 	s.attach(&l.sub, at, conn.Loop(), l)
 	s.enter(l, l.id, conn)

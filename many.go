@@ -29,6 +29,7 @@ type poster struct {
 	request *http.Request            // static
 	control *http.ResponseController // static
 	who     *speaker                 // the request's goroutine's; publishes at home
+	asker   *asker                   // static; who, as it is held to limits
 	batch   string                   // static; makes the id of a line that has none; empty: it does not
 
 	// The request's goroutine's.
@@ -58,10 +59,10 @@ type outcome struct {
 
 // servePostMany publishes the lines of the body. batch, if it is not empty, makes
 // the id of each line that has none.
-func (s *Server) servePostMany(w http.ResponseWriter, r *http.Request, who *speaker, batch string) {
+func (s *Server) servePostMany(w http.ResponseWriter, r *http.Request, who *speaker, held *asker, batch string) {
 	p := &poster{
 		server: s, request: r, control: http.NewResponseController(w),
-		who: who, batch: batch,
+		who: who, asker: held, batch: batch,
 		answers: make(chan answer, maxUnanswered), room: make(chan struct{}, maxUnanswered),
 	}
 	if err := p.control.EnableFullDuplex(); err != nil {
@@ -93,12 +94,14 @@ func (s *Server) servePostMany(w http.ResponseWriter, r *http.Request, who *spea
 func (p *poster) publishAll() bool {
 	for n := 1; ; n++ {
 		text, err := p.line()
+		p.wait(p.asker.spend(1, len(text)))
 		switch {
 		case errors.Is(err, io.EOF):
 			return true
 		case err == nil && len(text) == 0:
 			continue
 		case errors.Is(err, errLongLine):
+			p.server.reached(byMessageSize, "channel", p.channel)
 			p.owe(n, 1) <- outcome{err: errorf("too_big", "the line has more than %d bytes, and a message may have %d", p.maxLine(), p.server.cfg.MaxMessage)}
 			continue
 		case err != nil:
@@ -116,6 +119,20 @@ func (p *poster) publishAll() bool {
 		}
 		to := p.owe(n, weight(m.Payload))
 		p.server.publishFor(p.who, m, func(pos Position, err error) { to <- outcome{pos, err} })
+	}
+}
+
+// wait waits before the next line, unless nothing more is to be read.
+func (p *poster) wait(d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	t := time.NewTimer(max(d, leastPause))
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-p.request.Context().Done():
+	case <-p.server.life.Done():
 	}
 }
 

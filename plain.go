@@ -40,7 +40,11 @@ func (plain) hear(s *session, isBinary bool, text []byte) bool {
 	s.mu.Lock()
 	s.owe(text)
 	s.mu.Unlock()
-	if err := s.who.Load().may(auth.Publish, m.Channel); err != nil {
+	err := s.who.Load().may(auth.Publish, m.Channel)
+	if err == nil {
+		err = s.server.mayReach(m.Channel)
+	}
+	if err != nil {
 		answer(Position{}, err)
 		return true
 	}
@@ -157,6 +161,8 @@ func (plain) dismiss(s *session) {
 }
 
 func (plain) heartbeat() []byte { return nil }
+
+func (plain) warn(e *Error) []byte { return plainNotice(e.Message) }
 
 func (plain) bye(*disconnect) []byte { return nil }
 

@@ -29,6 +29,10 @@ func (s *Server) servePost(w http.ResponseWriter, r *http.Request, channel strin
 		return
 	}
 	who, r, err := s.visitor(r, &set, channel)
+	held := s.asker(r, who)
+	if err == nil {
+		err = held.may(r)
+	}
 	if err == nil {
 		err = who.may(auth.Publish, channel)
 	}
@@ -37,10 +41,11 @@ func (s *Server) servePost(w http.ResponseWriter, r *http.Request, channel strin
 		return
 	}
 	if what == manyMessages {
-		s.servePostMany(w, r, who, id)
+		s.servePostMany(w, r, who, held, id)
 		return
 	}
 	body, err := s.readBody(w, r)
+	held.spend(0, len(body))
 	if err != nil {
 		s.refuse(w, err)
 		return
@@ -61,16 +66,17 @@ func (s *Server) servePost(w http.ResponseWriter, r *http.Request, channel strin
 	}{channel, pos.String()})
 }
 
-// readBody reads a message, which must neither be too large nor take for ever:
+// readBody reads a message, or what there is of it with an error. It must neither be too large nor take for ever:
 // ServeHTTP has set the deadline.
 func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(s.cfg.MaxMessage)))
 	var tooBig *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooBig):
-		return nil, errorf("too_big", "the body is larger than a message may be: %d bytes", s.cfg.MaxMessage)
+		s.reached(byMessageSize, "path", r.URL.Path)
+		return body, errorf("too_big", "the body is larger than a message may be: %d bytes", s.cfg.MaxMessage)
 	case err != nil:
-		return nil, s.cutShort(err)
+		return body, s.cutShort(err)
 	}
 	return body, nil
 }

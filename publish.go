@@ -96,6 +96,9 @@ func (s *Server) publish(m *Message, done func(Position, error)) {
 // by the program's hook, which so is asked about nothing that breaks a rule. What it made of m
 // publish looks at again.
 func (s *Server) allow(ctx context.Context, m *Message) error {
+	if err := s.mayReach(m.Channel); err != nil {
+		return err
+	}
 	if s.cfg.Hooks.Publish == nil {
 		return nil
 	}
@@ -112,8 +115,12 @@ func (s *Server) mayPublish(m *Message) error {
 	if err := CheckChannel(m.Channel); err != nil {
 		return err
 	}
+	if err := s.modest(m.Channel); err != nil {
+		return err
+	}
 	switch {
 	case len(m.Payload) > s.cfg.MaxMessage:
+		s.reached(byMessageSize, "channel", m.Channel, "bytes", len(m.Payload))
 		return errorf("too_big", "the message has %d bytes, and a message may have %d", len(m.Payload), s.cfg.MaxMessage)
 	case !m.Binary && !utf8.Valid(m.Payload):
 		return errorf("bad_text", "a text message must be UTF-8; publish other bytes as a binary message")

@@ -51,7 +51,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		path = lobby
 	}
 	stranger := s.permit(w, r) // first, so that a page is shown what is refused too
-	if err := checkReadable(path); err != nil {
+	if err := s.readable(path); err != nil {
 		s.refuse(w, err)
 		return
 	}

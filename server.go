@@ -42,6 +42,7 @@ type Server struct {
 
 	now      atomic.Pointer[Config] // what counts; Reload replaces it
 	stats    counters
+	limits   *limiter      // static
 	closing  atomic.Bool   // Shutdown was called
 	pending  atomic.Int64  // publications that the broker has not answered yet
 	speakers atomic.Int64  // goroutines in session.speak
@@ -96,10 +97,12 @@ func New(cfg Config) (*Server, error) {
 			message:   cfg.ticks(cfg.MessageTimeout),
 			farewell:  cfg.ticks(min(time.Second, cfg.CloseTimeout)),
 		},
+		limits:   newLimiter(),
 		channels: make(map[string]*channel),
 		locals:   make(map[*Subscription]struct{}),
 	}
 	s.now.Store(&cfg)
+	s.limits.now.Store(cfg.bounds())
 	s.life, s.die = context.WithCancelCause(context.Background())
 	s.retain()
 	if err := s.broker.Start(s.deliver); err != nil {

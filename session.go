@@ -54,6 +54,7 @@ type session struct {
 
 	server *Server                 // static
 	who    atomic.Pointer[speaker] // replaced under mu
+	guest  *guest                  // as it counts against limits
 	id     uint64                  // static: see Server.newID
 }
 
@@ -88,6 +89,8 @@ type conversation interface {
 	settle(s *session, at place)
 	// dismiss ends the subscriptions that are not the client's to have any more.
 	dismiss(s *session)
+	// warn returns the frame that tells the client of an error that is no answer.
+	warn(*Error) []byte
 	// bye returns what goes before our close frame; nil: nothing.
 	bye(*disconnect) []byte
 	// end says that the session is gone.
@@ -113,6 +116,7 @@ type speaker struct {
 // asides are what a session has to say besides messages, and what the client
 // said and was not looked at yet. All of it is guarded by the session's mu.
 type asides struct {
+	pace    *pace  // what may still be said; nil: as much as ever
 	pong    []byte // the payload of the newest ping not answered yet; nil: none
 	notices []byte // frames
 	parked  []byte // as park has it: what one read brought, no more
@@ -140,6 +144,7 @@ type incoming struct {
 	parser  frame.Parser
 	message frame.Message
 	whole   bool // a message was completed since Receive was called
+	frames  int  // since then, besides those that completed one
 	age     int  // ticks since the message under way began; guarded by the session's mu
 }
 
@@ -164,6 +169,8 @@ func (s *session) Receive(b []byte) bool {
 	if s.incoming == nil || in.whole {
 		in.age, in.whole = 0, false
 	}
+	frames := in.frames
+	in.frames = 0
 	s.incoming = in
 	if in.parser.Idle() {
 		s.incoming, in.session = nil, nil
@@ -172,10 +179,10 @@ func (s *session) Receive(b []byte) bool {
 	var broken *frame.Error
 	if errors.As(err, &broken) {
 		s.closeSeen = true
-		s.disconnect(breach(broken), false)
+		s.disconnect(s.breach(broken), false)
 	}
-	if s.closeSeen {
-		s.restrain() // so that we see the connection's end
+	if s.spent(frames, len(b)); s.closeSeen || s.broke() {
+		s.restrain() // and if it closed, we see the connection's end
 	}
 	return !s.closeSeen
 }
@@ -186,6 +193,7 @@ var errClosed = errors.New("fanfare: the client closed")
 // Frame implements [frame.Handler]; Receive is what leads here.
 func (in *incoming) Frame(f frame.Frame) error {
 	s := in.session
+	in.frames++
 	switch f.Opcode {
 	case frame.Ping:
 		s.mu.Lock()
@@ -200,6 +208,7 @@ func (in *incoming) Frame(f frame.Frame) error {
 	default:
 		if payload, whole := in.message.Add(f); whole {
 			in.whole = true
+			in.frames--
 			s.said(f.Opcode == frame.Binary, payload)
 		}
 	}
@@ -318,7 +327,10 @@ func (s *session) authenticate(token string) (at place, err error) {
 		}
 		return place{}, err
 	}
-	if at, err = s.become(who); err != nil {
+	if err = s.sits(who); err == nil {
+		at, err = s.become(who)
+	}
+	if err != nil {
 		s.refuse(barred(s.server.known(err)))
 		return place{}, err
 	}
@@ -337,6 +349,16 @@ func (s *session) authenticate(token string) (at place, err error) {
 		s.talk.settle(s, at)
 	}
 	return at, nil
+}
+
+// sits counts the session as one of somebody's.
+func (s *session) sits(who *speaker) (err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.gone {
+		s.guest, err = s.server.seat(s.guest, who)
+	}
+	return err
 }
 
 // refuse expels the client.
@@ -463,7 +485,7 @@ func (s *session) control() []byte {
 		a.notices = nil
 		s.goOn()
 		return b
-	} else if a != nil && !s.parks() {
+	} else if a != nil && !s.parks() && a.pace == nil {
 		s.asides = nil
 	}
 	return nil
@@ -510,6 +532,7 @@ func (s *session) LastWords(err error) []byte {
 func (s *session) Tick() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.relax()
 	t := &s.server.ticks
 	switch c := s.closing; {
 	case c != nil:
@@ -595,11 +618,13 @@ func (s *session) Gone(err error) {
 	if s.asides != nil {
 		s.asides.notices = nil
 	}
+	s.rest()
 	s.goOn()
 	s.mu.Unlock()
 	s.talk.each(s, s.server.leave) // nobody adds one behind gone
 	if errors.Is(err, io.EOF) {
 		err = nil
 	}
+	s.server.leaves(s.guest)
 	s.server.left(s, s.id, why, err)
 }

@@ -24,7 +24,7 @@ func weight(text []byte) int32 { return 1 + int32(len(text)>>14) }
 // said takes a message from the client.
 func (s *session) said(isBinary bool, text []byte) {
 	s.mu.Lock()
-	waits, out := s.parks() || s.speaking || s.full(), s.out
+	waits, out := s.parks() || s.speaking || s.full() || !s.affords(), s.out
 	s.mu.Unlock()
 	if out {
 		return
@@ -35,6 +35,9 @@ func (s *session) said(isBinary bool, text []byte) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !waits {
+		s.unheard() // it is counted when it is done
+	}
 	if !s.out {
 		s.park(isBinary, text)
 		s.goOn()
@@ -65,7 +68,7 @@ func (s *session) parks() bool { return s.asides != nil && len(s.asides.parked) 
 
 // full reports whether nothing more may be done for now. The caller holds mu.
 func (s *session) full() bool {
-	return s.unanswered >= maxUnanswered || s.asides != nil && len(s.asides.notices) >= maxNotices
+	return s.unanswered >= maxUnanswered || s.asides != nil && (len(s.asides.notices) >= maxNotices || s.broke())
 }
 
 // goOn has speak do what there is to do, and pauses or resumes the reading. It is
@@ -137,7 +140,7 @@ func (s *session) unpark() (isBinary bool, text []byte, then step) {
 	case s.parts():
 		s.parted = true
 		return false, nil, parting
-	case !s.parks() || s.full():
+	case !s.parks() || s.full() || !s.affords():
 		s.speaking = false
 		s.restrain()
 		return false, nil, nothing

@@ -21,6 +21,10 @@ type Stats struct {
 	// "shutdown", "silent", "slow", "stuck", "protocol", "timeout", "unauthenticated",
 	// "expired", "revoked", "forbidden".
 	Ended map[string]int64
+	// Limited is how often each limit of [Limits] was reached, and those of message
+	// size ("message_size") and subscriptions: each refusal, each time that a connection had to wait, and
+	// what would have been either without DryRun.
+	Limited map[string]int64
 }
 
 // counters are what Stats is read from.
@@ -36,7 +40,7 @@ func (c *counters) miss(g feed.Gap) {
 
 // Stats returns the counters. It may be called from any goroutine.
 func (s *Server) Stats() Stats {
-	st := Stats{Published: s.stats.published.Load(), Missed: make(map[string]int64), Ended: make(map[string]int64)}
+	st := Stats{Published: s.stats.published.Load(), Missed: make(map[string]int64), Ended: make(map[string]int64), Limited: make(map[string]int64)}
 	st.Sessions = int(s.present.Load())
 	s.mu.Lock()
 	st.Channels = len(s.channels)
@@ -46,6 +50,9 @@ func (s *Server) Stats() Stats {
 	}
 	for i := range s.stats.ended {
 		st.Ended[ending(i).String()] = s.stats.ended[i].Load()
+	}
+	for i := range s.limits.hits {
+		st.Limited[limited(i).String()] = s.limits.hits[i].Load()
 	}
 	return st
 }

@@ -161,7 +161,7 @@ func (s *Server) Subscribe(ctx context.Context, channel string, o *SubscribeOpti
 	if o == nil {
 		o = &SubscribeOptions{}
 	}
-	if err := checkReadable(channel); err != nil {
+	if err := s.readable(channel); err != nil {
 		return nil, err
 	}
 	if o.SlowReaders > Close || o.MaxLag < 0 {

@@ -155,7 +155,7 @@ func (v *v1) answer(s *session, cmd *protocol.Command, weight int32, ok *protoco
 }
 
 func failure(cmd *protocol.Command, e *Error) *protocol.Event {
-	f := &protocol.Event{Type: protocol.ErrorEvent, ID: cmd.ID, Channel: cmd.Channel, Code: e.Code, Message: e.Message}
+	f := &protocol.Event{Type: protocol.ErrorEvent, ID: cmd.ID, Channel: cmd.Channel, Code: e.Code, Message: e.Message, Retry: int(e.retry.Milliseconds())}
 	if len(f.Channel) > broker.MaxName {
 		f.Channel = "" // it is none, and could be a megabyte
 	}
@@ -216,7 +216,7 @@ func (v *v1) subscribe(ctx context.Context, s *session, cmd *protocol.Command, w
 	if cmd.Channel == "" {
 		return errNoChannel
 	}
-	if err := checkReadable(cmd.Channel); err != nil {
+	if err := s.server.readable(cmd.Channel); err != nil {
 		return err
 	}
 	if cmd.Presence && broker.IsPattern(cmd.Channel) {
@@ -300,6 +300,7 @@ func (v *v1) mayStay(s *session, cmd *protocol.Command) (reads bool, err error) 
 		reads, more = true, 1
 	}
 	if most := s.who.Load().subscriptions(s.server.now.Load()); len(v.stays)+more > most {
+		s.server.reached(bySubscriptions, "channel", s.who.Load().home, "name", s.who.Load().name, "session", idText(s.id))
 		return false, errorf("too_many_subscriptions", "a connection may have %d subscriptions, and presence counts as one; unsubscribe somewhere, use a pattern, or open another connection", most)
 	}
 	return reads, nil
@@ -446,6 +447,9 @@ var v1Heartbeat = event(&protocol.Event{Type: protocol.HeartbeatEvent})
 
 func (*v1) heartbeat() []byte { return v1Heartbeat }
 
+// warn implements [conversation].
+func (*v1) warn(e *Error) []byte { return event(failure(new(protocol.Command), e)) }
+
 // bye implements [conversation].
 func (*v1) bye(d *disconnect) []byte {
 	if d.why == byClient {
@@ -583,7 +587,7 @@ func (v *v1) history(ctx context.Context, s *session, cmd *protocol.Command, ok 
 	if cmd.Channel == "" {
 		return errNoChannel
 	}
-	if err := checkReadable(cmd.Channel); err != nil {
+	if err := s.server.readable(cmd.Channel); err != nil {
 		return err
 	}
 	who := s.who.Load()

@@ -59,9 +59,17 @@ func (b *Bucket) Allow(now time.Time, n int, r Rate) (wait time.Duration) {
 // slack is of a token, where a duration was rounded.
 const slack = 1e-6
 
-// Full reports whether the bucket is as if it were new.
+// Tokens is how many are there, of those that Allow and Spend would take without a wait.
+func (b *Bucket) Tokens(now time.Time) int { return max(0, int(b.limiter.TokensAt(now)+slack)) }
+
+// Missing is how long it takes until one is there.
+func (b *Bucket) Missing(now time.Time) time.Duration {
+	return time.Duration(max(0, 1-b.limiter.TokensAt(now)) / b.rate.Second * float64(time.Second))
+}
+
+// Full reports whether the bucket is as if it were new; nil is.
 func (b *Bucket) Full(now time.Time) bool {
-	return b.limiter.TokensAt(now) >= float64(b.limiter.Burst())-slack
+	return b == nil || b.limiter.TokensAt(now) >= float64(b.limiter.Burst())-slack
 }
 
 func (b *Bucket) adopt(now time.Time, r Rate) {
