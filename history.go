@@ -12,7 +12,6 @@ import (
 
 	"fanfare/auth"
 	"fanfare/broker"
-	"fanfare/internal/limit"
 	"fanfare/protocol"
 )
 

@@ -101,7 +101,7 @@ func (p *poster) publishAll() bool {
 		case err == nil && len(text) == 0:
 			continue
 		case errors.Is(err, errLongLine):
-			p.server.reached(byMessageSize, "channel", p.channel)
+			p.server.reached(byMessageSize, "channel", p.who.home)
 			p.owe(n, 1) <- outcome{err: errorf("too_big", "the line has more than %d bytes, and a message may have %d", p.maxLine(), p.server.cfg.MaxMessage)}
 			continue
 		case err != nil:
