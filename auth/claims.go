@@ -8,7 +8,6 @@ import (
 	"io"
 	"maps"
 	"math"
-	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -213,7 +212,7 @@ func claimsOf(id *Identity, more map[string]any) jwt.MapClaims {
 		c["roles"] = id.Roles
 	}
 	for right, patterns := range id.Allow {
-		c[right.String()] = slices.Concat([]string{}, patterns) // never null
+		c[right.String()] = append([]string{}, patterns...) // never null
 	}
 	limits := map[string]any{}
 	for name, n := range map[string]float64{

@@ -78,6 +78,8 @@ func (rules Rules) Check() error {
 			return fmt.Errorf("rule %d allows nothing: name publish, subscribe, presence or history", i+1)
 		case slices.Contains(r.Roles, ""):
 			return fmt.Errorf("rule %d has a role without a name", i+1)
+		case slices.Max(r.Allow) >= rights:
+			return fmt.Errorf("rule %d allows what is no right: there are publish, subscribe, presence and history", i+1)
 		}
 		for _, pattern := range r.Channels {
 			if err := CheckPattern(pattern); err != nil {
@@ -142,6 +144,9 @@ func (id *Identity) has(role string) bool {
 func (id *Identity) IsAdmin() bool { return id != nil && slices.Contains(id.Roles, Admin) }
 
 func (g *Grants) add(right Right, patterns []string, sub string) {
+	if right >= rights {
+		return // no right
+	}
 	for _, p := range patterns {
 		own, ok := of(p, sub)
 		if ok && !slices.Contains(g.patterns[right], own) {
