@@ -22,14 +22,9 @@ import (
 	"fanfare/internal/frame"
 )
 
-// bothTransports runs a test over each transport that this system has, or over the
-// one that the environment chose.
+// bothTransports runs a test over each transport that this system has.
 func bothTransports(t *testing.T, f func(t *testing.T)) {
-	chosen := os.Getenv("FANFARE_TRANSPORT")
 	for _, name := range transports {
-		if chosen != "" && name != chosen {
-			continue
-		}
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("FANFARE_TRANSPORT", name)
 			f(t)
