@@ -21,10 +21,9 @@ func (j *JWT) identity(payload []byte) (*Identity, error) {
 		return nil, bad("the token's claims are wrong: %v", err)
 	}
 	r := reader{members: m}
-	id := &Identity{
-		Issued: r.time("iat"),
-		Allow:  r.allow(),
-		Limits: r.limits(),
+	id := &Identity{Issued: r.time("iat"), Allow: r.allow(), Limits: r.limits()}
+	if now := j.options.Now(); id.Issued.After(now) {
+		id.Issued = now // by a clock that is ahead; whoever revokes from now on means it too
 	}
 	var named bool
 	id.Subject, named = r.text("sub")

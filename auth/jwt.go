@@ -152,10 +152,11 @@ func NewJWT(o JWTOptions) (*JWT, error) {
 
 // Close ends what fetches sets of keys, and waits for it. Those that are there
 // count on.
-func (j *JWT) Close() {
+func (j *JWT) Close() error {
 	for _, s := range j.sets {
 		s.close()
 	}
+	return nil
 }
 
 // bad is a refusal because of what a token is.

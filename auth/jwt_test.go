@@ -109,7 +109,7 @@ func newJWT(t testing.TB, o auth.JWTOptions) *auth.JWT {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(j.Close)
+	t.Cleanup(func() { _ = j.Close() })
 	return j
 }
 
@@ -515,6 +515,11 @@ func TestClaims(t *testing.T) {
 		t.Errorf("%+v, %v, want %+v", id, err, want)
 	}
 
+	token = sign(t, "HS256", []byte(secret), `{"alg":"HS256"}`, claims(fmt.Sprintf("iat=%d", noon.Add(time.Minute).Unix())))
+	if id, err := ask(j, token); err != nil || !id.Issued.Equal(noon) {
+		t.Errorf("issued in a minute: %+v, %v, want now", id, err)
+	}
+
 	free := newJWT(t, auth.JWTOptions{Keys: []auth.JWTKey{{Secret: secret}}, NoExpiry: true, NoSubject: true})
 	if id, err := ask(free, sign(t, "HS256", []byte(secret), `{"alg":"HS256"}`, `{}`)); err != nil || id.Subject != "" || !id.Expires.IsZero() {
 		t.Errorf("without sub and exp, where both may be missing: %+v, %v", id, err)
@@ -566,14 +571,12 @@ func TestSign(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		id := &auth.Identity{
 			Subject: text.Draw(t, "subject"), Name: strings.TrimSpace(text.Draw(t, "name")), Token: text.Draw(t, "token"),
-			Issued:  time.Unix(rapid.Int64Range(0, 2e9).Draw(t, "issued"), 0),
+			Issued:  time.Unix(rapid.Int64Range(0, noon.Unix()).Draw(t, "issued"), 0),
 			Expires: noon.Add(time.Duration(rapid.IntRange(1, 1e6).Draw(t, "expires")) * time.Second).Local(),
 			Allow:   map[auth.Right][]string{},
 			Limits:  auth.Limits{Messages: rapid.Float64Range(0, 1e9).Draw(t, "messages"), Subscriptions: rapid.IntRange(0, 9).Draw(t, "subscriptions")},
 		}
-		for _, role := range rapid.SliceOfN(text, 0, 3).Draw(t, "roles") {
-			id.Roles = append(id.Roles, role)
-		}
+		id.Roles = append(id.Roles, rapid.SliceOfN(text, 0, 3).Draw(t, "roles")...)
 		for _, right := range auth.Rights {
 			id.Allow[right] = patterns.Draw(t, right.String())
 		}
@@ -762,7 +765,7 @@ func TestAddressFails(t *testing.T) {
 		"no JSON":    func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "<html>") },
 		"no list":    func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "{}") },
 		"cut":        func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, `{"keys":[`+other.jwk()) },
-		"a redirect": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL, 302) },
+		"a redirect": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL, http.StatusFound) },
 		"too much":   func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, `{"keys":[],"x":"%02000000d"}`, 1) },
 		"hanging up": func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) },
 		"half a body": func(w http.ResponseWriter, r *http.Request) {
