@@ -71,6 +71,7 @@ var outposts = map[string]fanfare.Config{
 	"forget":   {History: 1 << 20, HistoryBytes: 256 << 10, MaxLag: 128 << 10, WriteTimeout: time.Minute, Heartbeat: time.Minute},
 	"unplug":   unplugConfig,
 	"stampede": {},
+	"attack":   attackConfig,
 }
 
 var unplugConfig = fanfare.Config{Heartbeat: time.Second, HeartbeatTimeout: 3 * time.Second, WriteTimeout: time.Second, History: 16, HistoryAge: time.Second}
