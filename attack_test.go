@@ -38,10 +38,16 @@ var attackConfig = fanfare.Config{
 	History: 64, HistoryAge: 2 * time.Second, HistoryBytes: 256 << 10,
 	Heartbeat: 2 * time.Second, HeartbeatTimeout: late, WriteTimeout: 2 * time.Second, MessageTimeout: 3 * time.Second,
 	MaxMessage: attackLimit,
+	Auth: &fanfare.AuthConfig{
+		Authenticator: register{"honest": {Subject: "honest"}, "hostile": {Subject: "hostile"}},
+		Timeout:       2 * time.Second,
+	},
 }
 
-// attackLimit is the largest message in bytes.
-const attackLimit = 256 << 10
+const (
+	attackLimit    = 256 << 10 // the largest message in bytes
+	strangersLimit = 4 << 10   // the same, of one who has not said who he is
+)
 
 const (
 	// hamlets are channels of honest people: one in each talks, all hear.
@@ -75,22 +81,26 @@ type delay struct{ at, took time.Duration }
 
 // populate has the honest come.
 func (v *village) populate() {
+	var talkers []func()
 	for hamlet := range hamlets {
 		for n := range inHamlet {
-			headers := honest
+			headers := []string{bearer("honest")}
 			v1 := n%2 == 1
 			if v1 {
-				headers = append(slices.Clip(honest), askV1)
+				headers = append(headers, askV1)
 			}
-			p, resp, err := meet(v.t, v.addr, fmt.Sprintf("/village/%d", hamlet), headers...)
+			p, resp, err := meet(nil, v.addr, fmt.Sprintf("/village/%d", hamlet), headers...)
 			if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
 				v.t.Fatalf("an honest client is not let in: %v %v", resp, err)
 			}
 			v.folk.Go(func() { v.note(v.listens(p, n)) })
 			if n == hamlet%2 { // who speaks v1 here, and plain there
-				v.folk.Go(func() { v.note(v.talks(p, hamlet, v1)) })
+				talkers = append(talkers, func() { v.note(v.talks(p, hamlet, v1)) })
 			}
 		}
+	}
+	for _, talk := range talkers { // when all are there to hear
+		v.folk.Go(talk)
 	}
 	v.folk.Go(func() { v.note(v.comes()) })
 }
@@ -157,7 +167,7 @@ func (v *village) listens(p *person, n int) error {
 		}
 		if number == lastWord {
 			p.conn.Write(masked(frame.Close, true, "\x03\xe8"))
-			p.ended()
+			io.Copy(io.Discard, p.r)
 			return nil
 		}
 		if heard++; number != heard {
@@ -179,7 +189,7 @@ func (v *village) comes() error {
 		case <-time.After(2 * pace):
 		}
 		at := time.Since(v.born)
-		p, resp, err := meet(v.t, v.addr, "/village/visitors", honest...)
+		p, resp, err := meet(nil, v.addr, "/village/visitors", bearer("honest"))
 		if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
 			return fmt.Errorf("an honest newcomer is not let in: %v %v", resp, err)
 		}
@@ -285,6 +295,8 @@ type attack struct {
 	crowd int // the same in a full attack; 0: as many
 	// members says that strangers cannot even begin with it.
 	members bool
+	// lasts says that a round goes on as long as the siege does.
+	lasts bool
 	// once is one round of one of them. It finds out what the server does about
 	// it; the error is what it should not have done, or errOver.
 	once func(*foe) error
@@ -317,7 +329,7 @@ func (f *foe) dial() (*person, error) {
 // join connects to a path as who the foe is.
 func (f *foe) join(path string, headers ...string) (*person, error) {
 	if !f.stranger {
-		headers = append(headers, hostile)
+		headers = append(headers, bearer("hostile"))
 	}
 	p, resp, err := meet(nil, f.addr, path, headers...)
 	if err != nil {
@@ -495,6 +507,9 @@ func (v *village) besieged(t *testing.T, c *camp, a attack, before climate) (aft
 	if fullAttack {
 		calm, long, foes = time.Second, 5*time.Second, max(foes, a.crowd)
 	}
+	defer func(whole *testing.T) { v.t, c.t = whole, whole }(v.t)
+	v.t, c.t = t, t
+	defer c.order(order{Lift: true})
 	for try := 1; ; try++ {
 		resident, processor := v.resident(), v.processor()
 		c.order(order{Attack: a.name, Foes: foes})
@@ -504,7 +519,7 @@ func (v *village) besieged(t *testing.T, c *camp, a attack, before climate) (aft
 		var r report
 		eventually(t, "the foes come to an end with it", func() bool {
 			r = c.order(order{})
-			return r.Wrong != "" || r.Members > 0 && (a.members || r.Strangers > 0)
+			return a.lasts || r.Wrong != "" || r.Members > 0 && (a.members || r.Strangers > 0)
 		})
 		r = c.order(order{Lift: true})
 		after = v.observe(calm)

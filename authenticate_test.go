@@ -434,7 +434,9 @@ func TestRevoke(t *testing.T) {
 // A POST, one message or many, and a cookie that comes from another page.
 func TestPostAsWho(t *testing.T) {
 	var log lockedBuffer
-	s := perform(t, guarded(func(c *fanfare.Config) { c.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})) }))
+	s := perform(t, guarded(func(c *fanfare.Config) {
+		c.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}))
 	for _, c := range []struct {
 		path, header, value string
 		status              int
