@@ -94,7 +94,7 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request, channel 
 			s.ends.Done()
 		}
 	}()
-	nc, early, err := handshake.Take(w, r, subprotocol, header)
+	nc, early, err := handshake.Take(w, r, handshake.Agreed{Subprotocol: subprotocol}, header)
 	if err != nil {
 		var refusal *handshake.Refusal
 		if errors.As(err, &refusal) {

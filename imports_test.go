@@ -20,6 +20,7 @@ import (
 var house = map[string]struct{ ours, outside string }{
 	"internal/frame":       {"", ""},
 	"internal/limit":       {"", "golang.org/x/time"},
+	"internal/deflate":     {"internal/frame", "github.com/klauspost/compress"},
 	"internal/handshake":   {"", ""},
 	"internal/netend":      {"", ""},
 	"internal/tally":       {"", ""},
@@ -41,7 +42,7 @@ var house = map[string]struct{ ours, outside string }{
 	".": {"auth broker browser internal/descriptors internal/feed internal/frame internal/handshake internal/limit internal/netend internal/reactor internal/stream internal/transport protocol web", ""},
 
 	"client":            {"broker protocol websocket", ""},
-	"websocket":         {"internal/frame internal/handshake internal/netend", "golang.org/x/net"},
+	"websocket":         {"internal/deflate internal/frame internal/handshake internal/netend", "golang.org/x/net"},
 	"internal/terminal": {"", "charm.land/bubbletea/v2 charm.land/bubbles/v2 charm.land/lipgloss/v2 github.com/charmbracelet/x/ansi"},
 
 	"internal/loadgen": {"internal/frame internal/handshake", "github.com/HdrHistogram/hdrhistogram-go"},

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 
+	"fanfare/internal/deflate"
 	"fanfare/internal/handshake"
 )
 
@@ -16,17 +17,34 @@ func Accept(w http.ResponseWriter, r *http.Request, o *AcceptOptions) (*Conn, er
 	if o == nil {
 		o = &AcceptOptions{}
 	}
-	subprotocol, err := handshake.Check(r, &handshake.Options{Subprotocols: o.Subprotocols, Origins: o.Origins})
-	if err == nil {
-		conn, arrived, taken := handshake.Take(w, r, subprotocol, w.Header())
-		if taken == nil {
-			return newConn(conn, arrived, false, subprotocol, o.settings()), nil
-		}
-		err = taken
-	}
+	conn, err := o.accept(w, r)
 	var refusal *handshake.Refusal
 	if errors.As(err, &refusal) {
 		refusal.Answer(w)
 	}
-	return nil, err
+	return conn, err
+}
+
+func (o *AcceptOptions) accept(w http.ResponseWriter, r *http.Request) (*Conn, error) {
+	subprotocol, err := handshake.Check(r, &handshake.Options{Subprotocols: o.Subprotocols, Origins: o.Origins})
+	if err != nil {
+		return nil, err
+	}
+	agreed := handshake.Agreed{Subprotocol: subprotocol}
+	var pack *packing
+	if o.Compression != CompressionOff {
+		params, ok, err := deflate.Accept(r.Header["Sec-Websocket-Extensions"], o.Compression == CompressionTakeover)
+		if err != nil {
+			return nil, handshake.BadExtensions(err)
+		}
+		if ok {
+			agreed.Extensions = params.String()
+			pack = newPacking(params.ServerBits, !params.ServerNoTakeover, params.ClientBits, !params.ClientNoTakeover, o.CompressOver)
+		}
+	}
+	conn, arrived, err := handshake.Take(w, r, agreed, w.Header())
+	if err != nil {
+		return nil, err
+	}
+	return newConn(conn, arrived, false, subprotocol, pack, o.settings()), nil
 }

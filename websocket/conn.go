@@ -38,6 +38,7 @@ type Conn struct {
 	subprotocol string
 	set         settings
 	rules       frame.Rules
+	pack        *packing  // nil: nothing is compressed
 	start       time.Time // all times below are since then
 	masks       masks
 
@@ -82,13 +83,14 @@ type Conn struct {
 }
 
 // newConn begins the connection's life. What had arrived behind the handshake comes first.
-func newConn(conn net.Conn, arrived []byte, client bool, subprotocol string, set settings) *Conn {
+func newConn(conn net.Conn, arrived []byte, client bool, subprotocol string, pack *packing, set settings) *Conn {
 	c := &Conn{
 		conn:        conn,
 		client:      client,
 		subprotocol: subprotocol,
 		set:         set,
-		rules:       frame.Rules{Masked: !client, Limit: set.limit},
+		rules:       frame.Rules{Masked: !client, Limit: set.limit, Compressed: pack != nil},
+		pack:        pack,
 		start:       time.Now(),
 		readTurn:    make(chan struct{}, 1),
 		messageTurn: make(chan struct{}, 1),
@@ -226,6 +228,10 @@ func (r *receiver) Frame(f frame.Frame) error {
 	default:
 		if f.Fin {
 			c.arrived++
+		}
+		f, ok, err := c.pack.unpack(f, c.set.limit)
+		if err != nil || !ok {
+			return err
 		}
 		return c.deliver(f)
 	}

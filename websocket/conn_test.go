@@ -70,7 +70,7 @@ func TestCancelledReadLosesNothing(t *testing.T) {
 // Alice's cancelled Writes either did not happen or are whole; whatever else is
 // written comes whole and in order. Bob reads slowly, so that writes block.
 func TestCancelledWrite(t *testing.T) {
-	bothWays(t, &AcceptOptions{Queue: 1}, func(t *testing.T, alice, bob *Conn) {
+	bothWays(t, &AcceptOptions{Queue: 1, Compression: CompressionOff}, func(t *testing.T, alice, bob *Conn) {
 		narrow(alice, bob)
 		big := strings.Repeat("x", 1<<18)
 		var cancelled int
@@ -344,7 +344,7 @@ func TestTextMustBeUTF8(t *testing.T) {
 
 // With the queue full the sender feels it, and nothing is lost.
 func TestBackPressure(t *testing.T) {
-	bothWays(t, nil, func(t *testing.T, alice, bob *Conn) {
+	bothWays(t, &AcceptOptions{Compression: CompressionOff}, func(t *testing.T, alice, bob *Conn) {
 		narrow(alice, bob)
 		data := strings.Repeat("x", 1<<17)
 		const n = 40 // 5 MiB: more than bob's queue and both sockets hold

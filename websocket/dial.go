@@ -22,6 +22,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 	"golang.org/x/net/idna"
 
+	"fanfare/internal/deflate"
 	"fanfare/internal/handshake"
 	"fanfare/internal/netend"
 )
@@ -321,6 +322,10 @@ func (d *dialing) attempt(ctx context.Context, t *target) (_ *Conn, _ *http.Resp
 	}
 	resp.Body = http.NoBody
 	subprotocol, err := checkResponse(resp, key, d.subprotocols)
+	var pack *packing
+	if err == nil {
+		pack, err = d.packing(resp.Header["Sec-Websocket-Extensions"])
+	}
 	if err != nil {
 		return nil, resp, err
 	}
@@ -336,7 +341,7 @@ func (d *dialing) attempt(ctx context.Context, t *target) (_ *Conn, _ *http.Resp
 		arrived = bytes.Clone(ahead)
 	}
 	taken = true
-	return newConn(conn, arrived, true, subprotocol, d.o.settings()), resp, nil
+	return newConn(conn, arrived, true, subprotocol, pack, d.o.settings()), resp, nil
 }
 
 // interruptOnDone makes reads and writes of conn fail when ctx ends. stop ends
@@ -372,8 +377,31 @@ func newKey() string {
 // request is what we ask of t.
 func (d *dialing) request(t *target, key string) *http.Request {
 	return (&handshake.Asking{
-		URL: t.url, User: t.user, Header: d.header, Subprotocols: d.subprotocols, Origin: d.o.Origin, Agent: "fanfare", Key: key,
+		URL: t.url, User: t.user, Header: d.header, Subprotocols: d.subprotocols, Extensions: d.offer(), Origin: d.o.Origin, Agent: "fanfare", Key: key,
 	}).Request()
+}
+
+// offer is what of extensions is asked for; "": nothing.
+func (d *dialing) offer() string {
+	if d.o.Compression == CompressionOff {
+		return ""
+	}
+	return deflate.Offer(d.o.Compression == CompressionTakeover)
+}
+
+// packing holds the server to RFC 7692, section 5.1; nil: nothing is compressed.
+func (d *dialing) packing(answer []string) (*packing, error) {
+	if d.o.Compression == CompressionOff {
+		if len(answer) > 0 {
+			return nil, errors.New("the server uses an extension that was not offered")
+		}
+		return nil, nil
+	}
+	p, ok, err := deflate.Check(answer, d.o.Compression == CompressionTakeover)
+	if err != nil || !ok {
+		return nil, err
+	}
+	return newPacking(p.ClientBits, !p.ClientNoTakeover, p.ServerBits, !p.ServerNoTakeover, d.o.CompressOver), nil
 }
 
 // readResponse reads a response's header, no more than mostHeader of it, and
@@ -457,9 +485,6 @@ func checkResponse(resp *http.Response, key string, offered []string) (string, e
 	}
 	if accept := resp.Header["Sec-Websocket-Accept"]; len(accept) != 1 || strings.TrimSpace(accept[0]) != handshake.AcceptKey(key) {
 		return "", errors.New("the server's Sec-WebSocket-Accept does not answer our key; a cache or proxy may have answered in its place")
-	}
-	if len(resp.Header["Sec-Websocket-Extensions"]) > 0 {
-		return "", errors.New("the server uses an extension that was not offered")
 	}
 	chosen := resp.Header["Sec-Websocket-Protocol"]
 	switch {

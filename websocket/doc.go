@@ -33,6 +33,11 @@
 // and a lost or closed connection is noticed ([Conn.Done]) though nobody reads,
 // until those 16 frames are full.
 //
+// Messages of 256 bytes and more are compressed where the peer can do it too,
+// each on its own, so that a connection without traffic holds nothing for it; see [Compression].
+// A compressed message is inflated, and its text checked, when all of it is there, so
+// [Conn.Reader] has it a little later. It counts against the limit with what it inflates to.
+//
 // # Two ways to hurt yourself
 //
 // Not reading: with the queue full, pings are no longer answered, and the peer
@@ -46,8 +51,8 @@
 //
 // Whoever comes from Python's websockets will miss:
 //
-//   - Compression (permessage-deflate): it comes later. Until then none is
-//     offered or agreed to. Extensions of one's own: left out.
+//   - Extensions of one's own. Compression (permessage-deflate, RFC 7692) is there,
+//     on unless [AcceptOptions] or [DialOptions] say otherwise; a level or a window size cannot be chosen.
 //   - Connecting again by itself: Dial in a loop, with a pause that grows. What has to
 //     be said again on the new connection, only the application knows.
 //   - A server: [Accept] is called in a handler of net/http, and what serve, its

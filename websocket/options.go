@@ -13,6 +13,7 @@ import (
 // The defaults of [AcceptOptions] and [DialOptions].
 const (
 	defaultLimit            = 1 << 20
+	defaultCompressOver     = 256
 	defaultQueue            = 16
 	defaultPingInterval     = 25 * time.Second
 	defaultPingTimeout      = 10 * time.Second
@@ -20,6 +21,28 @@ const (
 	defaultWriteTimeout     = 10 * time.Second
 	defaultCloseTimeout     = 5 * time.Second
 	defaultHandshakeTimeout = 10 * time.Second
+)
+
+// Compression is how an end deals with permessage-deflate (RFC 7692).
+//
+// Whatever is chosen, a message that inflates to more than the limit is not
+// inflated beyond it, nor one of more than 1 MiB beyond a hundred times of what it came as;
+// the connection ends with 1009. And where secrets and what strangers chose are
+// compressed together, the length of what is sent can tell about the
+// secrets (the attacks CRIME and BREACH): switch it off there.
+type Compression uint8
+
+const (
+	// CompressionOn compresses each message on its own (no context takeover, either
+	// way): what is needed for that is borrowed and given back, so connections
+	// cost no more memory than without.
+	CompressionOn Compression = iota
+	// CompressionOff offers and agrees to none.
+	CompressionOff
+	// CompressionTakeover lets a message refer to those before it, unless the
+	// peer does not want that. Short messages that are alike get much smaller, and a connection
+	// holds up to 32 KiB each way for it.
+	CompressionTakeover
 )
 
 // AcceptOptions are a server's. Nil or zero gives good defaults.
@@ -36,8 +59,16 @@ type AcceptOptions struct {
 	Origins []string
 
 	// Limit is the largest message accepted, in bytes; default 1 MiB. A larger
-	// one ends the connection with 1009. A connection may hold about twice that much.
+	// one, compressed or not, ends the connection with 1009. A connection may hold about
+	// twice that much, and three times while it inflates.
 	Limit int64
+	// Compression says whether messages are compressed where the peer can do it
+	// (permessage-deflate, RFC 7692); default yes, each on its own. See [Compression].
+	Compression Compression
+	// CompressOver is how many bytes a message must have to go out compressed;
+	// default 256, negative: any. Smaller ones hardly get smaller still. What was
+	// compressed by the peer is always read.
+	CompressOver int
 	// Queue is how many frames are read ahead of Read; default 16, never more
 	// than Limit bytes.
 	Queue int
@@ -91,8 +122,16 @@ type DialOptions struct {
 	HandshakeTimeout time.Duration
 
 	// Limit is the largest message accepted, in bytes; default 1 MiB. A larger
-	// one ends the connection with 1009. A connection may hold about twice that much.
+	// one, compressed or not, ends the connection with 1009. A connection may hold about
+	// twice that much, and three times while it inflates.
 	Limit int64
+	// Compression says whether messages are compressed where the peer can do it
+	// (permessage-deflate, RFC 7692); default yes, each on its own. See [Compression].
+	Compression Compression
+	// CompressOver is how many bytes a message must have to go out compressed;
+	// default 256, negative: any. Smaller ones hardly get smaller still. What was
+	// compressed by the peer is always read.
+	CompressOver int
 	// Queue is how many frames are read ahead of Read; default 16, never more
 	// than Limit bytes.
 	Queue int

@@ -70,7 +70,7 @@ func bothWays(t *testing.T, ao *AcceptOptions, story func(t *testing.T, alice, b
 	do := &DialOptions{}
 	if ao != nil {
 		do = &DialOptions{Limit: ao.Limit, Queue: ao.Queue, PingInterval: ao.PingInterval, PingTimeout: ao.PingTimeout,
-			MessageTimeout: ao.MessageTimeout, WriteTimeout: ao.WriteTimeout, CloseTimeout: ao.CloseTimeout}
+			MessageTimeout: ao.MessageTimeout, WriteTimeout: ao.WriteTimeout, CloseTimeout: ao.CloseTimeout, Compression: ao.Compression, CompressOver: ao.CompressOver}
 	}
 	t.Run("client", func(t *testing.T) {
 		server, client := pair(t, ao, do)

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"unicode/utf8"
 
+	"fanfare/internal/deflate"
 	"fanfare/internal/frame"
 	"fanfare/internal/netend"
 )
@@ -26,12 +27,40 @@ func (c *Conn) Write(ctx context.Context, kind MessageType, p []byte) error {
 	if kind == Text && !utf8.Valid(p) {
 		return errors.New("websocket: a text message must be UTF-8; send these bytes as Binary")
 	}
-	f := c.dataFrame(frame.Opcode(kind), true, p)
+	if c.pack.packs(len(p)) {
+		return c.writePacked(ctx, kind, p)
+	}
+	f := c.dataFrame(frame.Opcode(kind), true, false, p)
 	if err := c.takeMessageTurn(ctx); err != nil {
 		return err
 	}
 	c.out.add(f)
 	c.releaseMessageTurn() // what is queued goes out in order, so the next one may queue up and share a system call
+	return c.await(ctx, f)
+}
+
+// writePacked is Write, of a message that goes out compressed.
+func (c *Conn) writePacked(ctx context.Context, kind MessageType, p []byte) error {
+	var packed []byte
+	window := c.pack.out
+	if window == nil { // others may do the same meanwhile
+		packed = deflate.Append(make([]byte, 0, len(p)/2+64), p, c.pack.bits, nil)
+	}
+	if err := c.takeMessageTurn(ctx); err != nil {
+		return err
+	}
+	if window != nil {
+		packed = deflate.Append(make([]byte, 0, len(p)/2+64), p, c.pack.bits, window)
+	}
+	var f *outFrame
+	if window == nil && len(packed) >= len(p) {
+		f = c.dataFrame(frame.Opcode(kind), true, false, p)
+	} else {
+		f = c.dataFrame(frame.Opcode(kind), true, true, packed)
+		f.kept = window != nil
+	}
+	c.out.add(f)
+	c.releaseMessageTurn()
 	return c.await(ctx, f)
 }
 
@@ -87,7 +116,9 @@ func (c *Conn) await(ctx context.Context, f *outFrame) error {
 	case <-f.done:
 		return f.err
 	case <-ctx.Done():
-		c.out.cancel(f)
+		if !f.kept {
+			c.out.cancel(f)
+		}
 		return ctx.Err()
 	}
 }
@@ -102,6 +133,7 @@ type messageWriter struct {
 	mu     sync.Mutex   // guards the following; held while a fragment is written
 	next   frame.Opcode // Continuation after the first fragment
 	text   frame.UTF8
+	packer *deflate.Writer // nil: the message goes out as it is
 	closed bool
 }
 
@@ -120,7 +152,14 @@ func (w *messageWriter) Write(p []byte) (int, error) {
 	if w.kind == Text && !w.text.Write(p) {
 		return 0, w.spoil()
 	}
-	f := w.c.dataFrame(w.next, false, p)
+	first, out := w.next != frame.Continuation, p
+	if first && w.c.pack.packs(len(p)) {
+		w.packer = deflate.NewWriter(w.c.pack.bits, w.c.pack.out)
+	}
+	if w.packer != nil {
+		out = w.packer.Append(make([]byte, 0, len(p)/2+64), p)
+	}
+	f := w.c.dataFrame(w.next, false, first && w.packer != nil, out)
 	w.next = frame.Continuation
 	w.c.out.add(f)
 	// The fragment is part of the message now: it is never taken back, only not waited for.
@@ -143,10 +182,13 @@ func (w *messageWriter) Close() error {
 	}
 	w.closed = true
 	defer w.c.releaseMessageTurn()
+	if w.packer != nil {
+		w.packer.Close()
+	}
 	if w.kind == Text && !w.text.Done() {
 		return w.spoil()
 	}
-	f := w.c.dataFrame(w.next, true, nil)
+	f := w.c.dataFrame(w.next, true, false, nil)
 	w.c.out.add(f)
 	select { // as for fragments
 	case <-f.done:
@@ -176,20 +218,22 @@ var errNotText = errors.New("text that is not UTF-8")
 // and at before, and from then on nobody changes anything.
 type outFrame struct {
 	bytes []byte        // of a close frame: nil once it is taken
+	kept  bool          // static: it must go out, because those behind it refer to it
 	done  chan struct{} // static; closed when it was written, or never will be
 	err   error         // why not; valid after done
 	at    int64         // when its writing began; valid after done
 }
 
 // dataFrame encodes a frame. It copies p, which the caller may change before
-// the bytes have gone out.
-func (c *Conn) dataFrame(op frame.Opcode, fin bool, p []byte) *outFrame {
-	b := make([]byte, 0, frame.MaxHeader+len(p))
+// the bytes have gone out. packed says that p begins a compressed message.
+func (c *Conn) dataFrame(op frame.Opcode, fin, packed bool, p []byte) *outFrame {
+	h := frame.Header{Opcode: op, Fin: fin, Rsv1: packed, Masked: c.client, Length: int64(len(p))}
 	if c.client {
-		b = frame.AppendMasked(b, op, fin, c.masks.next(), p)
-	} else {
-		b = frame.AppendHeader(b, frame.Header{Opcode: op, Fin: fin, Length: int64(len(p))})
-		b = append(b, p...)
+		h.Key = c.masks.next()
+	}
+	b := append(frame.AppendHeader(make([]byte, 0, frame.MaxHeader+len(p)), h), p...)
+	if c.client {
+		frame.Mask(b[len(b)-len(p):], h.Key, 0)
 	}
 	return &outFrame{bytes: b, done: make(chan struct{})}
 }

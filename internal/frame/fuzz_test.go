@@ -51,7 +51,7 @@ func FuzzParser(f *testing.F) {
 				}
 			}
 			// A control frame comes on top, and small slices are rounded up.
-			if most := 2*int(rules.Limit) + MaxControl + 16; got.held > most {
+			if most := 2*int(rules.most(rules.Compressed)) + MaxControl + 16; got.held > most {
 				t.Fatalf("cuts %v: %d bytes held, limit %d", c, got.held, rules.Limit)
 			}
 		}

@@ -59,10 +59,14 @@ func model(wire []byte, rules Rules) ([]Frame, Code) {
 			}
 		}
 		if !control {
-			if uint64(len(message))+length > uint64(rules.Limit) {
+			most := rules.Limit
+			if rsv == 4 || !data && compressed { // it may have grown
+				most += most/256 + 64
+			}
+			if uint64(len(message))+length > uint64(most) {
 				return frames, MessageTooBig
 			}
-			most := max(minFragments, rules.Limit/fragmentCost)
+			most = max(minFragments, rules.Limit/fragmentCost)
 			if count+1 > most || count+1 == most && !fin {
 				return frames, MessageTooBig
 			}

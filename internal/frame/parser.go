@@ -16,8 +16,18 @@ type Rules struct {
 	// whoever sets none is the one who runs out of memory.
 	Limit int64
 	// Compressed permits RSV1 on the first frame of a message (RFC 7692,
-	// section 6). UTF-8 of such a message is not checked here.
+	// section 6). UTF-8 of such a message is not checked here, and its frames may
+	// have a little more than Limit: what does not get smaller gets larger. That it
+	// has no more than Limit once it is inflated is for whoever inflates it.
 	Compressed bool
+}
+
+// most is how many bytes the frames of a message may have together.
+func (r *Rules) most(compressed bool) int64 {
+	if compressed {
+		return r.Limit + r.Limit>>8 + 64
+	}
+	return r.Limit
 }
 
 // fragmentCost is what one frame of a message weighs, in bytes. All frames of
@@ -236,7 +246,7 @@ func (p *Parser) checkLength(rules *Rules) (int64, error) {
 	if Opcode(p.header[0] & opBits).Control() {
 		return length, nil
 	}
-	if length > rules.Limit-p.size {
+	if length > rules.most(p.compressed || p.header[0]&rsv1Bit != 0)-p.size {
 		return 0, &Error{MessageTooBig, fmt.Sprintf("a message may have %d bytes", rules.Limit)}
 	}
 	fragments := p.fragments + 1

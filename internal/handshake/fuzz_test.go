@@ -113,7 +113,7 @@ func accepted(t *testing.T, r *http.Request, subprotocol string, ours []string) 
 		want += "Sec-Websocket-Protocol: " + subprotocol + "\r\n"
 	}
 	want += "Upgrade: websocket\r\n\r\n"
-	if got := string(response(r, subprotocol, nil)); got != want {
+	if got := string(response(r, Agreed{Subprotocol: subprotocol}, nil)); got != want {
 		t.Errorf("the answer is\n%q, want\n%q", got, want)
 	}
 }

@@ -10,12 +10,14 @@
 //	Sec-WebSocket-Version: 13
 //	Sec-WebSocket-Key: 16 bytes, base64
 //	Origin: who the page is; browsers only
-//	Sec-WebSocket-Protocol: a, b        ──►
+//	Sec-WebSocket-Protocol: a, b
+//	Sec-WebSocket-Extensions: …         ──►
 //	                                         HTTP/1.1 101 Switching Protocols
 //	                                         Connection: Upgrade
 //	                                         Upgrade: websocket
 //	                                         Sec-WebSocket-Accept: of the key
-//	                                    ◄──  Sec-WebSocket-Protocol: a
+//	                                         Sec-WebSocket-Protocol: a
+//	                                    ◄──  Sec-WebSocket-Extensions: …
 //
 // [Check] reads the left side, [Take] writes the right side. Everything runs
 // in time linear in the size of the headers, and no text of the request is
@@ -49,7 +51,7 @@ type Options struct {
 // A Refusal says why a request cannot become a WebSocket.
 type Refusal struct {
 	Status int         // of the HTTP response
-	Code   string      // for machines: bad_method, bad_http, no_upgrade, bad_version, bad_key, bad_body, bad_origin, bad_config, no_hijack
+	Code   string      // for machines: bad_method, bad_http, no_upgrade, bad_version, bad_key, bad_body, bad_origin, bad_extensions, bad_config, no_hijack
 	Reason string      // for people
 	Header http.Header // what the response must carry besides; may be nil
 }
@@ -135,6 +137,12 @@ func Check(r *http.Request, o *Options) (subprotocol string, err error) {
 		return "", refusal
 	}
 	return choose(r.Header["Sec-Websocket-Protocol"], o.Subprotocols), nil
+}
+
+// BadExtensions is the refusal of a request whose Sec-WebSocket-Extensions
+// cannot be read (RFC 6455, section 9.1).
+func BadExtensions(err error) *Refusal {
+	return &Refusal{http.StatusBadRequest, "bad_extensions", err.Error(), nil}
 }
 
 func tooNew(r *http.Request) *Refusal {

@@ -330,7 +330,7 @@ func echo(extra http.Header) http.Handler {
 		var conn net.Conn
 		var arrived []byte
 		if err == nil {
-			conn, arrived, err = Take(w, r, sub, extra)
+			conn, arrived, err = Take(w, r, Agreed{Subprotocol: sub}, extra)
 		}
 		var refusal *Refusal
 		if errors.As(err, &refusal) {
@@ -522,7 +522,7 @@ func TestTakeThroughWrappers(t *testing.T) {
 // Over HTTP/2 there is no connection to take, and the client is told.
 func TestHTTP2(t *testing.T) {
 	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _, err := Take(w, r, "", nil)
+		_, _, err := Take(w, r, Agreed{}, nil)
 		var refusal *Refusal
 		if !errors.As(err, &refusal) {
 			t.Errorf("Take over HTTP/2: %v", err)

@@ -13,6 +13,7 @@ type Asking struct {
 	User         *url.Userinfo // becomes Authorization, unless Header has one
 	Header       http.Header   // more of the request's; Host becomes the request's host
 	Subprotocols []string
+	Extensions   string // offered, as it stands in Sec-WebSocket-Extensions
 	Origin       string
 	Agent        string // User-Agent, unless Header has one
 	Key          string // Sec-WebSocket-Key
@@ -36,6 +37,9 @@ func (a *Asking) Request() *http.Request {
 	h["Sec-WebSocket-Key"] = []string{a.Key}
 	if len(a.Subprotocols) > 0 {
 		h["Sec-WebSocket-Protocol"] = []string{strings.Join(a.Subprotocols, ", ")}
+	}
+	if a.Extensions != "" {
+		h["Sec-WebSocket-Extensions"] = []string{a.Extensions}
 	}
 	if a.Origin != "" {
 		h.Set("Origin", a.Origin)

@@ -17,6 +17,12 @@ import (
 // socket buffer; only a peer that was dead before would need longer.
 const answerTimeout = 10 * time.Second
 
+// Agreed is what the 101 says besides. Neither may be text of the request's.
+type Agreed struct {
+	Subprotocol string // "": none
+	Extensions  string // as it stands in Sec-WebSocket-Extensions; "": none
+}
+
 // Take ends HTTP on the request's connection. It hijacks, so wrappers of w
 // with an Unwrap method work, writes the 101 response with the headers of extra
 // (less those that are the handshake's own), clears all deadlines that
@@ -25,11 +31,11 @@ const answerTimeout = 10 * time.Second
 //
 // When the connection cannot be had, the error is a [*Refusal] and w can
 // still answer with it. After any other error the connection is closed and w is spent.
-func Take(w http.ResponseWriter, r *http.Request, subprotocol string, extra http.Header) (net.Conn, []byte, error) {
+func Take(w http.ResponseWriter, r *http.Request, agreed Agreed, extra http.Header) (net.Conn, []byte, error) {
 	if r.ProtoMajor >= 2 {
 		return nil, nil, tooNew(r)
 	}
-	return takeOver(w, response(r, subprotocol, extra))
+	return takeOver(w, response(r, agreed, extra))
 }
 
 // TakeStream ends HTTP on the request's connection by an answer whose body is
@@ -148,14 +154,17 @@ func NoStream(w http.ResponseWriter) *Refusal {
 }
 
 // response is the 101 (RFC 6455, section 4.2.2).
-func response(r *http.Request, subprotocol string, extra http.Header) []byte {
+func response(r *http.Request, agreed Agreed, extra http.Header) []byte {
 	own := http.Header{
 		"Connection":           {"Upgrade"},
 		"Upgrade":              {"websocket"},
 		"Sec-Websocket-Accept": {AcceptKey(r.Header.Get("Sec-Websocket-Key"))},
 	}
-	if subprotocol != "" {
-		own["Sec-Websocket-Protocol"] = []string{subprotocol}
+	if agreed.Subprotocol != "" {
+		own["Sec-Websocket-Protocol"] = []string{agreed.Subprotocol}
+	}
+	if agreed.Extensions != "" {
+		own["Sec-Websocket-Extensions"] = []string{agreed.Extensions}
 	}
 	return answer("101 Switching Protocols", own, extra, func(name string) bool {
 		return connectionsOwn(name) || strings.HasPrefix(name, "Sec-Websocket-")
