@@ -128,6 +128,10 @@ func TestFirstMessage(t *testing.T) {
 			if got := p.said(); !strings.Contains(got, "somebody else's") {
 				t.Errorf("heard %q", got)
 			}
+			p.say(`{"id":7,"type":"auth","token":["secret"],"channel":""}`)
+			if got := p.said(); !strings.Contains(got, "not authenticated") {
+				t.Errorf("heard %q", got)
+			}
 			p.leave()
 			for what, code := range map[string]int{"hello": 4401, `{"type":"auth","token":"x"}`: 4401, `{"type":"auth"}`: 4401} {
 				p := s.join("/chat/x")

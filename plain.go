@@ -2,6 +2,7 @@ package fanfare
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -82,19 +83,20 @@ func (plain) act(s *session, isBinary bool, text []byte) {
 }
 
 // tokenIn returns the token of a text that says who the client is, which is then
-// nobody else's to read; nil: it is a message.
+// nobody else's to read, also if something else is wrong with it; nil: it is a message.
 func (s *Server) tokenIn(text []byte) *string {
 	if s.trust() == nil || len(text) > maxInline || !bytes.Contains(text, []byte(`"auth"`)) {
 		return nil
 	}
-	cmd, refused := protocol.ParseCommand(text)
-	if cmd.Type != protocol.Auth {
+	var said struct {
+		Type  any
+		Token any
+	}
+	if json.Unmarshal(text, &said) != nil || said.Type != protocol.Auth {
 		return nil
 	}
-	if refused != nil {
-		cmd.Token = "" // one that is nobody's
-	}
-	return &cmd.Token
+	token, _ := said.Token.(string) // another one is nobody's
+	return &token
 }
 
 // plainly makes a message of what the client said.
