@@ -44,9 +44,9 @@ type keySet struct {
 	err   error         // of the last fetch
 }
 
-// checkAddress returns nil if keys can be fetched from an address without
+// CheckJWKS returns nil if keys can be fetched from an address without
 // everybody on the way being able to exchange them.
-func checkAddress(address string) error {
+func CheckJWKS(address string) error {
 	u, err := url.Parse(address)
 	if err != nil || u.Hostname() == "" {
 		return errors.New("the address of a set of keys is no URL: it is one such as https://example.com/.well-known/jwks.json")

@@ -137,7 +137,7 @@ func NewJWT(o JWTOptions) (*JWT, error) {
 	}
 	j.validator = jwt.NewValidator(check...)
 	for _, address := range o.JWKS {
-		if err := checkAddress(address); err != nil {
+		if err := CheckJWKS(address); err != nil {
 			return nil, fmt.Errorf("jwt: %w", err)
 		}
 	}
@@ -293,6 +293,12 @@ func (j *JWT) known(id keyID) any {
 		}
 	}
 	return nil
+}
+
+// Check returns an error that says what is wrong with a key, and nothing of it.
+func (k JWTKey) Check() error {
+	_, _, err := k.parse()
+	return err
 }
 
 // parse returns what tokens name a key by, and a []byte or a public key.

@@ -431,6 +431,9 @@ func (k *Keys) Authenticate(_ context.Context, c Credentials) (*Identity, error)
 	return key.id, nil
 }
 
+// IDs are the keys that count now, sorted.
+func (k *Keys) IDs() []string { return slices.Sorted(maps.Keys(*k.ring.Load())) }
+
 // OnRemove has f called, by the goroutine that watches the file, with the ids of
 // keys that are gone, or have another hash, after they are refused: to end the
 // connections that were made with them. It replaces what was set before.

@@ -35,9 +35,13 @@ func withFile(name string, given *settings, isGiven func(setting string) bool) (
 	next.channels = nil
 	setters := map[string]func(ast.Node){
 		"channels": func(n ast.Node) { f.channels(n, &next.channels) },
+		"auth":     func(n ast.Node) { f.auth(n, isGiven, &next.auth) },
 	}
 	ignored := overruled.flags()
 	next.flags().VisitAll(func(flag *pflag.Flag) {
+		if strings.HasPrefix(flag.Name, "auth-") {
+			return // that is said in the section auth
+		}
 		// What flags say of channels stands before what the file does; of the rest it stands instead.
 		if _, both := flag.Value.(*byChannel); isGiven(flag.Name) && !both {
 			flag = ignored.Lookup(flag.Name) // it must be well-formed all the same

@@ -11,16 +11,17 @@ import (
 )
 
 // onlyHosts refuses requests for host names that are neither this machine's nor
-// among names at the moment.
+// among names at the moment, unless all are fine at the moment.
 //
 // A page anywhere may have its own name resolve to 127.0.0.1 (DNS rebinding).
 // For the browser that page then has our origin, and whoever visits it lends it
 // the way through to a server that listens for this machine alone. What gives it
 // away is the name, which the browser sends as Host. Addresses need no name
-// resolved, so they are all fine.
-func onlyHosts(names func() []string, next http.Handler) http.Handler {
+// resolved, so they are all fine. So is every name where only a token opens
+// anything, since such a page has none: a cookie, too, belongs to a name.
+func onlyHosts(known func() (names []string, all bool), next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if knownHost(r.Host, names()) {
+		if names, all := known(); all || knownHost(r.Host, names) {
 			next.ServeHTTP(w, r)
 			return
 		}

@@ -33,7 +33,7 @@ func TestOnlyHosts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	outside := httptest.NewServer(onlyHosts(func() []string { return []string{"chat.example.com"} }, srv))
+	outside := httptest.NewServer(onlyHosts(func() ([]string, bool) { return []string{"chat.example.com"}, false }, srv))
 	defer outside.Close()
 	defer srv.Shutdown(context.Background())
 	for host, ok := range map[string]bool{

@@ -59,11 +59,16 @@ func serveCommand(std stdio) *cobra.Command {
 		Long: `Run the broadcast server. When it is ready it says so on standard error, with
 the URL to open in a browser.
 
-It listens on this machine only. An address that others can reach needs
---open, because nobody is asked who they are: everyone who reaches the port
-may read and write every channel. The other way out is a reverse proxy on this
+It listens on this machine only, and asks nobody who they are: everyone who
+reaches the port may read and write every channel. An address that others can
+reach needs --open therefore, or somebody who is asked: --auth-keys, a file of
+keys that fanfare token makes; --auth-jwt-secret-file or --auth-jwks, for JSON
+Web Tokens; or all that the section auth of the configuration file can say, with
+rules of who may do what. Who has a token may then do what it says, or
+everything, and everybody else nothing. The other way out is a reverse proxy on this
 machine that asks; if it passes on the name it was asked for, say that name
-with --host, since otherwise only localhost and addresses are answered.
+with --host, since otherwise only localhost and addresses are answered as long
+as a client without a token may do something.
 
 A client that reads too slowly makes nobody wait. When it lags more than
 --max-lag behind, --slow-readers says what becomes of it, unless its URL says
@@ -103,6 +108,7 @@ once, with exit code 1.`,
   fanfare serve --listen 127.0.0.1:0               # any free port; the ready line names it
   fanfare serve --listen unix:/run/fanfare.sock    # behind a reverse proxy
   fanfare serve --listen 0.0.0.0:8765 --open       # for everyone who can reach it
+  fanfare serve --listen 0.0.0.0:8765 --auth-keys keys     # for who has a key: fanfare token --help
   fanfare serve --slow-readers 'tick/*=latest'     # who lags there goes on with the newest for each ?key=
   fanfare serve --history 100 --history 'chat/**=10000' --history-age 'chat/**=168h'
   fanfare serve --config fanfare.yaml              # then kill -HUP to have it read again
@@ -140,6 +146,7 @@ type service struct {
 	config string         // the configuration file's name; empty: none
 	log    *slog.Logger
 	server *fanfare.Server
+	asks   *asker // nil: nobody is asked who clients are; reload replaces it
 
 	level slog.LevelVar
 	now   atomic.Pointer[settings] // what counts; reload replaces it
@@ -154,7 +161,10 @@ func (s *service) settings() (*settings, error) {
 			return nil, err
 		}
 	}
-	if !now.open {
+	if err := now.auth.resolve(); err != nil {
+		return nil, err
+	}
+	if !now.open && !now.auth.on() {
 		if err := onlyLocal(now.listen); err != nil {
 			return nil, err
 		}
@@ -181,11 +191,33 @@ func (s *service) reload() {
 			_ = wanted.Value.Set(then) // it is one already
 		}
 	}
+	if was.auth.on() != next.auth.on() {
+		s.log.Warn("a setting takes effect at the next start", "setting", "auth")
+		next.auth = was.auth
+	}
 	cfg := next.config()
 	cfg.Logger = s.log
+	asks := s.asks
+	if asks != nil {
+		if !asks.serves(&next.auth) {
+			if asks, err = next.auth.ask(s.log); err != nil {
+				s.log.Error("the settings stay as they are", "error", err)
+				return
+			}
+		}
+		cfg.Auth = asks.config(&next.auth)
+	}
 	if err := s.server.Reload(cfg); err != nil {
 		s.log.Error("the settings stay as they are", "error", err)
+		if asks != s.asks {
+			asks.end()
+		}
 		return
+	}
+	if asks != s.asks {
+		s.asks.end()
+		asks.guard(s.server, s.asks, s.log)
+		s.asks = asks
 	}
 	s.now.Store(next)
 	s.level.Set(min(was.logs(), next.logs(), slog.LevelInfo)) // this is said in any case
@@ -223,12 +255,26 @@ func (s *service) serveUntil(interrupted context.Context, t timeouts) error {
 	defer listener.Close()
 	cfg := now.config()
 	cfg.Logger = s.log
+	if now.auth.on() {
+		if s.asks, err = now.auth.ask(s.log); err != nil {
+			return usage(err)
+		}
+		defer func() { s.asks.end() }()
+		cfg.Auth = s.asks.config(&now.auth)
+	}
 	if s.server, err = fanfare.New(cfg); err != nil {
 		return usage(errors.New(strings.TrimPrefix(strings.TrimPrefix(err.Error(), "fanfare: "), "Config.")))
 	}
+	if s.asks != nil {
+		s.asks.guard(s.server, nil, s.log)
+	}
 	handler := http.Handler(s.server)
 	if !now.open && !strings.HasPrefix(now.listen, "unix:") {
-		handler = onlyHosts(func() []string { return s.now.Load().hosts }, s.server)
+		public := onlyLocal(now.listen) != nil
+		handler = onlyHosts(func() ([]string, bool) {
+			now := s.now.Load()
+			return now.hosts, public || !now.auth.anonymous()
+		}, s.server)
 	}
 	server := newHTTPServer(handler, s.log, t)
 	guarded := descriptors.NewListener(listener, server, s.log)
@@ -282,7 +328,7 @@ func onlyLocal(address string) error {
 		return badAddress(address)
 	}
 	refuse := func(what string) error {
-		return usage(fmt.Errorf(`%s is %s, and nobody would be asked who they are: everyone who can reach it could read and write every channel. Either keep it to this machine (--listen 127.0.0.1:8765, if need be behind a reverse proxy that asks), or say with --open that you mean it`, address, what))
+		return usage(fmt.Errorf(`%s is %s, and nobody would be asked who they are: everyone who can reach it could read and write every channel. Either say who is asked (--auth-keys, --auth-jwt-secret-file, --auth-jwks, or auth in the configuration file), or keep it to this machine (--listen 127.0.0.1:8765, if need be behind a reverse proxy that asks), or say with --open that you mean it`, address, what))
 	}
 	if host == "" {
 		return refuse("every address of this machine")

@@ -35,6 +35,7 @@ type settings struct {
 	channels         []fanfare.ChannelConfig // the first that says a setting counts; an empty pattern: for all channels
 	logLevel         string
 	logFormat        string
+	auth             authSettings
 }
 
 func defaultSettings() *settings {
@@ -74,10 +75,12 @@ func (s *settings) flags() *pflag.FlagSet {
 	}
 	flags.Var(&value[string]{&s.logLevel, "string", oneOf("debug", "info", "warn", "error")}, "log-level", "debug, info, warn or error")
 	flags.Var(&value[string]{&s.logFormat, "string", oneOf("text", "json")}, "log-format", "text or json")
+	s.auth.flags(flags)
 	return flags
 }
 
-// config is what the settings mean to fanfare.New, but for the logger.
+// config is what the settings mean to fanfare.New, but for the logger
+// and for who is asked who clients are.
 func (s *settings) config() fanfare.Config {
 	cfg := fanfare.Config{
 		Heartbeat:        s.heartbeat,
@@ -117,6 +120,7 @@ func (s *settings) facts() map[string]string {
 			}
 		}
 	}
+	s.auth.facts(facts)
 	return facts
 }
 
