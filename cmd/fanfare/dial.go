@@ -27,6 +27,8 @@ type dialFlags struct {
 	origin       string
 	insecure     bool
 	name         string
+	token        secret
+	tokenFile    string
 	maxMessage   size
 	channels     []string
 
@@ -51,7 +53,8 @@ func (f *dialFlags) register(cmd *cobra.Command) {
 	flags.Var(&list{&f.subprotocols, ",", checkToken}, "subprotocol", "offer a subprotocol, the best first; repeatable")
 	flags.StringVar(&f.origin, "origin", "", "send this Origin, as a browser would")
 	flags.BoolVar(&f.insecure, "insecure", false, "do not verify the server's certificate: whoever is between can read and write everything")
-	flags.StringVar(&f.name, "name", "", "the name to speak under (?name= in the URL)")
+	flags.StringVar(&f.name, "name", "", "the name to speak under (?name= in the URL); a server that wants a token takes it from there")
+	f.registerToken(cmd)
 	flags.Var(&f.maxMessage, "max-message", "the largest message sent or accepted")
 	flags.Var(&list{&f.channels, ",", checkName}, "channel", `a channel of a Fanfare server, besides the URL's if that names one; repeatable`)
 }
@@ -139,6 +142,14 @@ func (f *dialFlags) target(arg string) (*url.URL, error) {
 			return nil, usage(fmt.Errorf("--slow: %w", err))
 		}
 	}
+	if give := f.tokens(); give != nil {
+		if _, err := give(context.Background()); err != nil {
+			return nil, usage(err)
+		}
+		if err := checkSecret(string(f.token)); err != nil {
+			return nil, usage(fmt.Errorf("--token: %w", err))
+		}
+	}
 	switch {
 	case f.history > 1000:
 		return nil, usage(fmt.Errorf("--history is %d: it may be 1000 at most", f.history))
@@ -175,6 +186,11 @@ func (f *dialFlags) options() websocket.DialOptions {
 	for _, h := range f.headers {
 		name, value, _ := strings.Cut(h, ":")
 		o.Header.Add(name, strings.TrimSpace(value))
+	}
+	if give := f.tokens(); give != nil {
+		if token, err := give(context.Background()); err == nil {
+			o.Header.Set("Authorization", "Bearer "+token)
+		}
 	}
 	if f.insecure {
 		o.TLSConfig = &tls.Config{InsecureSkipVerify: true} // #nosec G402: what --insecure is for
@@ -231,6 +247,10 @@ func (f *dialFlags) tryToMeet(ctx context.Context, u *url.URL) (*server, *http.R
 		}
 		if isTimeout(err) || ctx.Err() != nil {
 			return nil, nil, err
+		}
+		var said *client.Error
+		if errors.As(err, &said) && advice(said.Code) != "" { // a Fanfare server, which knows what it does not want
+			return nil, nil, &dialFailure{text: explainLoss(u, err), cause: err, final: true}
 		}
 	}
 	conn, answer, err := websocket.Dial(ctx, u.String(), &options)
@@ -294,7 +314,7 @@ func (f *dialFlags) dialClient(ctx context.Context, u *url.URL) (*client.Client,
 	}
 	at.RawQuery = q.Encode()
 	options := client.Options{
-		WebSocket: f.options(), Name: f.name,
+		WebSocket: f.options(), Name: f.name, Token: f.tokens(),
 		LeastPause: backoffFirst, MostPause: backoffMost, CloseTimeout: leaving,
 	}
 	// A message in JSON is longer than what it says, and a page of history is one too.

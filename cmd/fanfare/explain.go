@@ -132,9 +132,9 @@ func explainStatus(u *url.URL, answer *http.Response) string {
 	}
 	switch code := answer.StatusCode; {
 	case code == http.StatusUnauthorized:
-		text += `; give what it asks for, for example -H "Authorization: Bearer …"`
+		text += `; give what it asks for: a token (FANFARE_TOKEN, --token-file, --token), or another header with -H`
 	case code == http.StatusForbidden:
-		text += "; it may want another --origin, or credentials (-H)"
+		text += "; it may want another --origin, or another token (FANFARE_TOKEN, --token-file, --token)"
 	case code == http.StatusNotFound:
 		text += "; check the URL's path"
 	case code >= 300 && code < 400 && answer.Header.Get("Location") != "":
@@ -181,9 +181,13 @@ func explainLoss(u *url.URL, err error) string {
 	own, isOwn := strings.CutPrefix(err.Error(), "client: ")
 	switch {
 	case errors.As(err, &refused):
-		return terminal.Printable(fmt.Sprintf("%s answered %d %s: %s", visible(u), refused.Status, http.StatusText(refused.Status), short(refused.Err)))
+		text := terminal.Printable(fmt.Sprintf("%s answered %d %s: %s", visible(u), refused.Status, http.StatusText(refused.Status), short(refused.Err)))
+		if errors.As(err, &said) {
+			text += advice(said.Code)
+		}
+		return text
 	case errors.As(err, &said):
-		return "the server closed the connection: " + terminal.Printable(said.Message)
+		return "the server closed the connection: " + terminal.Printable(said.Message) + advice(said.Code)
 	case errors.As(err, &closed):
 		return explainClose(closed).Error()
 	case isOwn:
@@ -195,7 +199,7 @@ func explainLoss(u *url.URL, err error) string {
 // explainEnd makes of why a hearing ended an error with its exit code.
 func explainEnd(u *url.URL, err error) error {
 	if refused, ok := err.(*client.Error); ok { // and not one in the chain: that may be why the client ended
-		return errors.New(terminal.Printable(refused.Message))
+		return errors.New(terminal.Printable(refused.Message) + advice(refused.Code))
 	}
 	return &exitError{exitClosed, errors.New(explainLoss(u, err))}
 }
@@ -222,6 +226,9 @@ func returns(err error) bool {
 	return false
 }
 
+// closedFor are the error codes that a Fanfare server's own close codes stand for.
+var closedFor = map[websocket.Code]string{4401: "unauthenticated", 4403: "forbidden"}
+
 // explainClose says for people how a connection ended.
 func explainClose(err error) error {
 	var c *websocket.CloseError
@@ -241,5 +248,5 @@ func explainClose(err error) error {
 	case c.Code == websocket.Abnormal:
 		return fmt.Errorf("the connection was lost (%s%s)", code, reason)
 	}
-	return fmt.Errorf("the server closed the connection (%s%s)", code, reason)
+	return fmt.Errorf("the server closed the connection (%s%s)%s", code, reason, advice(closedFor[c.Code]))
 }

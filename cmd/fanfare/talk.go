@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"fanfare/broker"
 	"fanfare/client"
@@ -142,7 +143,8 @@ type speaker struct {
 	queue    []saying // not answered, oldest first
 	finished bool
 	refused  int
-	doubtful int // sent, and nobody knows whether they were published
+	slowly   bool // the server takes no more than it is given one by one
+	doubtful int  // sent, and nobody knows whether they were published
 	unsent   int
 	why      error // of the last doubt
 }
@@ -220,7 +222,7 @@ func (s *speaker) send(channel, text string, number int) error {
 	switch {
 	case s.finished:
 		return errStop
-	case s.options.ID != "" && len(s.queue) > 0: // the same id in another channel: one after the other
+	case (s.options.ID != "" || s.slowly) && len(s.queue) > 0: // the same id in another channel: one after the other
 		return client.ErrFull
 	case len(s.queue) >= mostSayings:
 		return fmt.Errorf("%d lines wait to be sent already: wait until the connection is back%w", mostSayings, client.ErrFull)
@@ -270,6 +272,11 @@ func (s *speaker) listen() {
 		first := s.queue[0]
 		s.mu.Unlock()
 		position, err := first.receipt.Wait(context.Background())
+		if limited, ok := err.(*client.Error); ok && limited.Code == "rate_limited" && limited.Retry > 0 {
+			if err = s.sayAgain(&first, time.Duration(limited.Retry)*time.Millisecond); err == nil {
+				continue
+			}
+		}
 		_, isRefused := err.(*client.Error) // and not one in the chain: that may be why the client ended
 		if err == nil || isRefused {
 			s.done(first, position, err)
@@ -291,6 +298,26 @@ func (s *speaker) listen() {
 		s.change()
 		s.mu.Unlock()
 	}
+}
+
+// sayAgain says what the server did not take for now, after the time that it
+// asked for. What follows is said one by one: so it stays in order.
+func (s *speaker) sayAgain(first *saying, wait time.Duration) error {
+	pause, cancel := context.WithTimeout(context.Background(), min(wait, backoffMost))
+	defer cancel()
+	for range s.client.States(pause) { // until then, or until the client is closed
+	}
+	options := s.options
+	options.ID = first.receipt.ID()
+	receipt, err := s.client.Send(first.channel, []byte(first.text), &options)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.slowly = true
+	s.queue[0].receipt = receipt
+	return nil
 }
 
 // writable are those names that are no patterns, or rather the first: what one
@@ -343,6 +370,7 @@ func missing(gap *client.GapError) string {
 		protocol.Outrun:     "this read too slowly, and history does not reach back so far",
 		protocol.Skipped:    "this read too slowly, and goes on with the newest",
 		protocol.Superseded: "this read too slowly, and goes on with the newest of each key",
+		protocol.Forbidden:  "it is not granted to read history, so this goes on with what is new",
 	}[gap.Reason]
 	if why == "" {
 		why = gap.Reason

@@ -33,7 +33,7 @@ func parseTarget(arg string) (*url.URL, error) {
 		case "ws+unix", "wss+unix":
 			u, err := url.Parse(arg)
 			if err != nil || u.Host != "" || u.Path == "" {
-				return nil, fmt.Errorf("%q is not a Unix socket's URL, which is written ws+unix:///path/to.sock:/channel", arg)
+				return nil, fmt.Errorf("%q is not a Unix socket's URL, which is written ws+unix:///path/to.sock:/channel", bare(arg))
 			}
 			return u, nil
 		case "http":
@@ -41,7 +41,7 @@ func parseTarget(arg string) (*url.URL, error) {
 		case "https":
 			arg = "wss://" + rest
 		default:
-			return nil, fmt.Errorf("%q: the scheme %s is not one of ws, wss, http, https and ws+unix", arg, scheme)
+			return nil, fmt.Errorf("%q: the scheme %s is not one of ws, wss, http, https and ws+unix", bare(arg), scheme)
 		}
 	case startsWithHost(arg):
 		end := len(arg)
@@ -71,19 +71,36 @@ func parseTarget(arg string) (*url.URL, error) {
 		if errors.As(err, &why) {
 			err = why.Err
 		}
-		return nil, fmt.Errorf("%q is not a URL: %v", arg, err)
+		return nil, fmt.Errorf("%q is not a URL: %v", bare(arg), err)
 	}
 	if u.Host == "" {
-		return nil, fmt.Errorf("%q names no host: write for example %s", arg, home)
+		return nil, fmt.Errorf("%q names no host: write for example %s", bare(arg), home)
 	}
 	if u.Fragment != "" {
 		// RFC 6455, section 3: a WebSocket URL has no fragment.
-		return nil, fmt.Errorf("%q has a #fragment, which a WebSocket URL must not have; write a # in a channel's name as %%23", arg)
+		return nil, fmt.Errorf("%q has a #fragment, which a WebSocket URL must not have; write a # in a channel's name as %%23", bare(arg))
 	}
 	if u.Path == "" {
 		u.Path = "/"
 	}
 	return u, nil
+}
+
+// bare is what was typed without the password and the query, which may carry a token.
+func bare(arg string) string {
+	arg, _, _ = strings.Cut(arg, "?")
+	scheme, rest, ok := strings.Cut(arg, "://")
+	if !ok {
+		return arg
+	}
+	host, path, slash := strings.Cut(rest, "/")
+	if at := strings.LastIndex(host, "@"); at >= 0 {
+		host = host[at+1:]
+	}
+	if slash {
+		path = "/" + path
+	}
+	return scheme + "://" + host + path
 }
 
 // startsWithHost reports whether arg begins with a host rather than a channel:
