@@ -26,6 +26,7 @@ const slice = 256
 type audience struct {
 	channel *channel       // static
 	loop    transport.Loop // static
+	counts  *loopCounts    // static; the loop's
 
 	state atomic.Uint32 // idle, due or walking
 	size  atomic.Int32  // members, and those about to be

@@ -148,6 +148,9 @@ func (s *Server) identify(r *http.Request) (*auth.Identity, error) {
 
 // ask has the Authenticator say who a client is.
 func (s *Server) ask(ctx context.Context, trust *AuthConfig, c auth.Credentials) (id *auth.Identity, err error) {
+	if c.Token != "" {
+		defer func() { s.metrics.authenticated(err) }()
+	}
 	if len(c.Token) > maxToken {
 		return nil, &auth.Error{Code: "bad_token", Message: fmt.Sprintf("the token has %d bytes, and a token may have %d", len(c.Token), maxToken)}
 	}

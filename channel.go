@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"fanfare/broker"
 	"fanfare/internal/feed"
@@ -85,7 +86,7 @@ func (c *channel) audience(l transport.Loop) *audience {
 			return a
 		}
 	}
-	a := &audience{channel: c, loop: l}
+	a := &audience{channel: c, loop: l, counts: c.server.counts[l]}
 	more := append(slices.Clip(have), a)
 	c.audiences.Store(&more)
 	return a
@@ -94,7 +95,9 @@ func (c *channel) audience(l transport.Loop) *audience {
 // open declares interest to the broker and fills the feed with what there is
 // of history. It is called once. retention is what the settings say at the moment.
 func (c *channel) open(ctx context.Context, b broker.Broker, retention func(channel string) feed.Retention) error {
+	began := time.Now()
 	base, err := b.Subscribe(ctx, c.name)
+	c.server.metrics.answered(subscribeOperation, began, err)
 	if err != nil {
 		return err
 	}

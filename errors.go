@@ -75,7 +75,14 @@ var statuses = map[string]int{
 
 // known turns any error into one that may be shown. What is not known to be
 // harmless is shown as "internal"; the log has it in full.
+// Each is counted.
 func (s *Server) known(err error) *Error {
+	e := s.shown(err)
+	s.metrics.refused(e.Code)
+	return e
+}
+
+func (s *Server) shown(err error) *Error {
 	var known *Error
 	var said *protocol.Error
 	var who *auth.Error
@@ -107,6 +114,7 @@ func (s *Server) refuse(w http.ResponseWriter, err error) {
 		for name, values := range refusal.Header {
 			h[name] = values
 		}
+		s.metrics.refused(refusal.Code)
 		s.writeJSON(w, refusal.Status, errorBody{errorText{refusal.Code, refusal.Reason}})
 		return
 	}

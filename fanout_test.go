@@ -110,7 +110,7 @@ func TestDeliveryAllocatesNothing(t *testing.T) {
 						d.writes, d.bytes = 0, 0
 					}
 					for range batch {
-						srv.publish(&Message{Channel: "budget", Payload: []byte("hello")}, func(Position, error) {})
+						srv.publish(&Message{Channel: "budget", Payload: []byte("hello")}, programFace, func(Position, error) {})
 					}
 					loop.run()
 					want, _ := reference.Take(&srv.channels["budget"].joiner, maxBatch)
@@ -148,7 +148,7 @@ func TestJoinedOncePerChannel(t *testing.T) {
 		loop := new(turns)
 		a, b := readers(t, srv, loop, "a", v1, receivers), readers(t, srv, loop, "b", v1, receivers)
 		for n := range 8 {
-			srv.publish(&Message{Channel: []string{"a", "b"}[n%2], Payload: []byte("hello")}, func(Position, error) {})
+			srv.publish(&Message{Channel: []string{"a", "b"}[n%2], Payload: []byte("hello")}, programFace, func(Position, error) {})
 		}
 		loop.run()
 		distinct := make(map[*byte]bool)
@@ -175,7 +175,7 @@ func BenchmarkDelivery(b *testing.B) {
 			readers(b, srv, loop, "busy", form == "v1", receivers)
 			for n := 0; b.Loop(); n++ {
 				if n%receivers == 0 {
-					srv.publish(&Message{Channel: "busy", Payload: []byte("hello")}, func(Position, error) {})
+					srv.publish(&Message{Channel: "busy", Payload: []byte("hello")}, programFace, func(Position, error) {})
 					loop.run()
 				}
 			}

@@ -34,7 +34,10 @@ const recallTimeout = 30 * time.Second
 func (s *Server) recall(ctx context.Context, channel string, q broker.Query) (broker.Page, error) {
 	ctx, cancel := context.WithTimeout(ctx, recallTimeout)
 	defer cancel()
-	return s.broker.History(ctx, channel, q)
+	began := time.Now()
+	page, err := s.broker.History(ctx, channel, q)
+	s.metrics.answered(historyOperation, began, err)
+	return page, err
 }
 
 // history returns a page: the newest messages, or, after since if that is not

@@ -19,6 +19,7 @@ import (
 
 // A dialect is how a channel is read over HTTP, as long as the reader likes.
 type dialect struct {
+	face  face
 	media string
 	wire  *wire
 	// event is something said besides messages; at is a position to resume from
@@ -36,6 +37,7 @@ type dialect struct {
 // does not miss it. When to connect again it is told by retry; a browser adds nothing at
 // random, and without that all of them would be back at once.
 var eventStream = &dialect{
+	face:  sseFace,
 	media: "text/event-stream",
 	wire: newWire(func(dst []byte, pattern string, m *Message) []byte {
 		record := protocol.AppendMessage(nil, pattern, m)
@@ -60,6 +62,7 @@ var eventStream = &dialect{
 
 // A line of JSON for each message and each event.
 var jsonLines = &dialect{
+	face:  linesFace,
 	media: manyType,
 	wire: newWire(func(dst []byte, pattern string, m *Message) []byte {
 		record := protocol.AppendMessage(nil, pattern, m)
@@ -94,6 +97,9 @@ type listener struct {
 // Receive implements [transport.Session].
 func (l *listener) Receive([]byte) bool { return false }
 
+// face implements [client].
+func (l *listener) face() face { return l.dialect.face }
+
 // reading implements [subscriber].
 func (l *listener) reading() *subscription { return &l.sub }
 
@@ -111,6 +117,7 @@ func (l *listener) wake() {
 	// comes meanwhile.
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.sub.lags()
 	if err := l.sub.cursor.Relieve(); err != nil {
 		l.end(tooSlow(&l.sub.cursor), Position{})
 	}
@@ -194,6 +201,7 @@ func (l *listener) fromFeed() ([]byte, transport.Then) {
 	for err == nil && batch.Bytes == nil && batch.Count > 0 && l.sub.cursor.Pending() {
 		batch, err = l.sub.cursor.Take(&l.sub.audience.channel.joiner, maxBatch) // of what it saw nothing
 	}
+	l.sub.delivered(l.dialect.face, &batch)
 	switch {
 	case err != nil:
 		l.end(tooSlow(&l.sub.cursor), Position{})
@@ -273,5 +281,5 @@ func (l *listener) Gone(err error) {
 		}()
 	}
 	s.leaves(l.guest)
-	s.left(l, l.id, why, err)
+	s.left(l, l.conn, l.id, why, err)
 }

@@ -30,6 +30,8 @@ import (
 // plain is the plain conversation. Its state is the session's: one subscription.
 type plain struct{}
 
+func (plain) face() face { return plainFace }
+
 func (plain) rules(s *Server) *frame.Rules { return &s.rules }
 
 // hear implements [conversation]: it publishes.
@@ -122,7 +124,7 @@ func (plain) read(s *session) []byte {
 	if s.sub.audience == nil {
 		return nil
 	}
-	b, gap := s.take(&s.sub)
+	b, gap := s.take(&s.sub, plainFace)
 	if gap.Missed != 0 {
 		s.server.stats.miss(gap)
 		return plainNotice(gapText(gap))

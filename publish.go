@@ -72,21 +72,30 @@ func (s *Server) publishFor(who *speaker, m *Message, done func(Position, error)
 			return
 		}
 	}
-	s.publish(m, done)
+	from := postFace
+	if who == nil {
+		from = programFace
+	}
+	s.publish(m, from, done)
 }
 
 // publish is the only door for publications: whoever publishes comes through
-// here. It owns m from now on. It does not wait; done is called exactly once,
+// here. It owns m from now on; from is how it came. It does not wait; done is called exactly once,
 // maybe on another goroutine, and must not block.
-func (s *Server) publish(m *Message, done func(Position, error)) {
+func (s *Server) publish(m *Message, from face, done func(Position, error)) {
 	s.pending.Add(1) // before the look at closing, so that Shutdown sees us or we see it
 	if err := s.mayPublish(m); err != nil {
 		s.pending.Add(-1)
 		done(Position{}, err)
 		return
 	}
-	s.stats.published.Add(1)
+	if s.stats.published[from].add(len(m.Payload))%sampled == 1 {
+		done = s.metrics.timed(done)
+	}
 	s.broker.Publish(m, func(pos Position, err error) {
+		if err != nil {
+			s.metrics.failed(publishOperation, err)
+		}
 		done(pos, err)
 		s.pending.Add(-1)
 	})

@@ -60,6 +60,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, ErrServerClosed)
 		return
 	case handshake.IsUpgrade(r):
+		s.metrics.requests[webSocketRequest].Inc()
 		s.serveWebSocket(w, r, path)
 		return
 	}
@@ -79,6 +80,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case stranger != nil:
 		s.refuse(w, stranger)
 	default:
+		s.metrics.requests[postRequest].Inc()
 		s.servePost(w, r, path)
 	}
 }
@@ -93,6 +95,7 @@ var (
 func (s *Server) serveOwn(w http.ResponseWriter, r *http.Request, what string) {
 	switch what {
 	case "connect":
+		s.metrics.requests[webSocketRequest].Inc()
 		s.serveWebSocket(w, r, "")
 		return
 	case "healthz", "readyz", "fanfare.js":
@@ -117,6 +120,7 @@ func (s *Server) serveOwn(w http.ResponseWriter, r *http.Request, what string) {
 func (s *Server) serveGet(w http.ResponseWriter, r *http.Request, channel string) {
 	face := accepted(r.Header["Accept"], "application/json", "text/html", eventStream.media, jsonLines.media)
 	if face == "text/html" {
+		s.metrics.requests[pageRequest].Inc()
 		web.Serve(w, r, channel)
 		return
 	}
@@ -128,10 +132,13 @@ func (s *Server) serveGet(w http.ResponseWriter, r *http.Request, channel string
 	case err != nil:
 		s.refuse(w, err)
 	case face == eventStream.media:
+		s.metrics.requests[sseRequest].Inc()
 		s.serveLive(w, r, channel, &set, eventStream)
 	case face == jsonLines.media:
+		s.metrics.requests[linesRequest].Inc()
 		s.serveLive(w, r, channel, &set, jsonLines)
 	default:
+		s.metrics.requests[historyRequest].Inc()
 		s.serveHistory(w, r, channel, &set)
 	}
 }

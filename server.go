@@ -33,7 +33,9 @@ type Server struct {
 	log        *slog.Logger
 	broker     broker.Broker
 	transports []transport.Transport // the first that takes a connection has it
-	rules      frame.Rules           // of plain clients
+	counts     map[transport.Loop]*loopCounts
+	metrics    *metrics
+	rules      frame.Rules // of plain clients
 	v1Rules    frame.Rules
 	born       time.Time
 	ticks      ticks
@@ -103,6 +105,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s.now.Store(&cfg)
 	s.limits.now.Store(cfg.bounds())
+	s.count()
 	s.life, s.die = context.WithCancelCause(context.Background())
 	s.retain()
 	if err := s.broker.Start(s.deliver); err != nil {
@@ -192,6 +195,12 @@ func (w *wilds) remove(c *channel) {
 	defer w.mu.Unlock()
 	w.patterns.Remove(c.name)
 	w.any.Store(w.patterns.Len() > 0)
+}
+
+func (w *wilds) count() int {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	return w.patterns.Len()
 }
 
 func (w *wilds) deliver(m *Message) {
@@ -336,6 +345,8 @@ type client interface {
 	revoke() bool
 	// reconsider looks at what it may do, by other rules.
 	reconsider()
+	// face is what it counts as.
+	face() face
 }
 
 // enter counts in a client that was admitted, and serves it. If Shutdown began
@@ -343,6 +354,7 @@ type client interface {
 func (s *Server) enter(c client, id uint64, conn transport.Conn) {
 	s.present.Add(1)
 	s.register(c, id)
+	s.counts[conn.Loop()].came[c.face()].Add(1)
 	conn.Start(c)
 	if s.closing.Load() {
 		c.goAway()
@@ -350,12 +362,13 @@ func (s *Server) enter(c client, id uint64, conn transport.Conn) {
 }
 
 // left ends what admit and enter began, when a client's connection is over.
-func (s *Server) left(c client, id uint64, why ending, err error) {
+func (s *Server) left(c client, conn transport.Conn, id uint64, why ending, err error) {
 	who := c.speaks()
 	s.revoked.guests.Delete(id)
 	s.present.Add(-1)
+	s.counts[conn.Loop()].went[c.face()].Add(1)
 	s.stats.ended[why].Add(1)
-	s.log.Debug("connection ended", "channel", who.home, "name", who.name, "reason", why.String(), "error", err)
+	s.log.Debug("connection ended", "session", idText(id), "face", c.face().String(), "channel", who.home, "name", who.name, "reason", why.String(), "error", err)
 	s.ends.Done()
 }
 

@@ -61,6 +61,8 @@ type session struct {
 // A conversation is what a session and its client say to one another: [plain],
 // or [*v1].
 type conversation interface {
+	// face is what it counts as.
+	face() face
 	// rules are those of the frames that the client sends.
 	rules(*Server) *frame.Rules
 	// hear does what the client said, on the goroutine that read it, if that is
@@ -381,7 +383,7 @@ func (s *session) publish(m *Message, done func(Position, error)) {
 			return
 		}
 	}
-	s.server.publish(m, done)
+	s.server.publish(m, s.talk.face(), done)
 }
 
 // goAway tells the client that we shut down.
@@ -396,6 +398,9 @@ func (s *session) flushing() bool {
 	return s.closing.flush && (s.unanswered > 0 || s.parks() ||
 		slices.ContainsFunc(s.closing.goals, func(g goal) bool { return !g.reached() }))
 }
+
+// face implements [client].
+func (s *session) face() face { return s.talk.face() }
 
 // reading implements [subscriber].
 func (s *session) reading() *subscription { return &s.sub }
@@ -417,6 +422,7 @@ func (s *session) flush(sub *subscription) {
 	// comes meanwhile.
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	sub.lags()
 	if err := sub.cursor.Relieve(); err != nil {
 		s.disconnect(tooSlow(&sub.cursor), false)
 	}
@@ -491,9 +497,9 @@ func (s *session) control() []byte {
 	return nil
 }
 
-// take returns the next messages of a subscription, or a gap in their place.
-// Without either, the session may have begun to close.
-func (s *session) take(sub *subscription) ([]byte, feed.Gap) {
+// take returns the next messages of a subscription, or a gap in their place, and
+// counts them as given. Without either, the session may have begun to close.
+func (s *session) take(sub *subscription, as face) ([]byte, feed.Gap) {
 	batch, err := sub.cursor.Take(&sub.audience.channel.joiner, maxBatch)
 	for err == nil && batch.Bytes == nil && batch.Count > 0 && sub.cursor.Pending() {
 		batch, err = sub.cursor.Take(&sub.audience.channel.joiner, maxBatch) // of what it saw nothing
@@ -502,6 +508,7 @@ func (s *session) take(sub *subscription) ([]byte, feed.Gap) {
 		s.disconnect(tooSlow(&sub.cursor), false)
 		s.closing.flush = false
 	}
+	sub.delivered(as, &batch)
 	return batch.Bytes, batch.Gap
 }
 
@@ -626,5 +633,5 @@ func (s *session) Gone(err error) {
 		err = nil
 	}
 	s.server.leaves(s.guest)
-	s.server.left(s, s.id, why, err)
+	s.server.left(s, s.conn, s.id, why, err)
 }

@@ -29,18 +29,24 @@ type Stats struct {
 
 // counters are what Stats is read from.
 type counters struct {
-	published atomic.Int64
-	missed    [feed.Forbidden + 1]atomic.Int64
-	ended     [endings]atomic.Int64
+	published  [faces]volume
+	missed     [feed.Forbidden + 1]atomic.Int64
+	gaps       [feed.Forbidden + 1]atomic.Int64
+	ended      [endings]atomic.Int64
+	subscribed atomic.Int64 // subscriptions now
 }
 
 func (c *counters) miss(g feed.Gap) {
+	c.gaps[g.Reason].Add(1)
 	c.missed[g.Reason].Add(max(1, g.Missed))
 }
 
 // Stats returns the counters. It may be called from any goroutine.
 func (s *Server) Stats() Stats {
-	st := Stats{Published: s.stats.published.Load(), Missed: make(map[string]int64), Ended: make(map[string]int64), Limited: make(map[string]int64)}
+	st := Stats{Missed: make(map[string]int64), Ended: make(map[string]int64), Limited: make(map[string]int64)}
+	for i := range s.stats.published {
+		st.Published += s.stats.published[i].messages.Load()
+	}
 	st.Sessions = int(s.present.Load())
 	s.mu.Lock()
 	st.Channels = len(s.channels)

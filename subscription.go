@@ -86,12 +86,14 @@ func (s *Server) attach(sub *subscription, p place, loop transport.Loop, member 
 	sub.cursor = p.cursor
 	sub.audience = p.channel.audience(loop)
 	sub.since = uint32(time.Since(s.born) / time.Second)
+	s.stats.subscribed.Add(1)
 	loop.Post(sub.audience.join(member))
 	p.channel.came(member)
 }
 
 // leave ends what attach began.
 func (s *Server) leave(sub *subscription, member subscriber) {
+	s.stats.subscribed.Add(-1)
 	sub.audience.loop.Post(sub.audience.leave(member))
 	sub.audience.channel.went(member)
 	s.release(sub.audience.channel)
@@ -265,6 +267,9 @@ func (sub *Subscription) next() (*Message, error) {
 	case gap.Missed != 0:
 		sub.server.stats.miss(gap)
 		return nil, &GapError{gap.Missed, gap.Reason.String()}
+	}
+	if m != nil {
+		sub.in.audience.counts.delivered[programFace].Add(1)
 	}
 	if sub.in.cursor.Pending() {
 		sub.signal() // for another caller

@@ -52,6 +52,8 @@ const maxInline = 16 << 10
 
 func (*v1) rules(s *Server) *frame.Rules { return &s.v1Rules }
 
+func (*v1) face() face { return v1Face }
+
 // hear implements [conversation]: what cannot block is done at once.
 func (v *v1) hear(s *session, isBinary bool, text []byte) bool {
 	if len(text) > maxInline {
@@ -371,6 +373,14 @@ func (v *v1) drop(s *session, left []*stay) {
 	}
 }
 
+// face is what the stay's messages count as.
+func (st *stay) face() face {
+	if st.crowd {
+		return crowdFace
+	}
+	return v1Face
+}
+
 // reading implements [subscriber].
 func (st *stay) reading() *subscription { return &st.subscription }
 
@@ -402,7 +412,7 @@ func (st *stay) wake() {
 func (v *v1) read(s *session) []byte {
 	for len(v.due) > 0 {
 		st := v.due[0]
-		b, gap := s.take(&st.subscription)
+		b, gap := s.take(&st.subscription, st.face())
 		v.due = slices.Delete(v.due, 0, 1)
 		if st.due = st.cursor.Pending(); st.due {
 			v.due = append(v.due, st)
