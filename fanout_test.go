@@ -54,6 +54,7 @@ func (d *desk) Flush() bool {
 // or are plain.
 func readers(t testing.TB, srv *Server, loop *turns, channel string, v1 bool, n int) []*desk {
 	t.Helper()
+	srv.counts[loop] = newLoopCounts()
 	desks := make([]*desk, n)
 	for i := range desks {
 		w := plainWire

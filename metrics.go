@@ -59,11 +59,12 @@ func (v *volume) add(bytes int) int64 {
 // loopCounts is what a loop counts, or, for the stream transport, what is counted
 // of the connections of one.
 type loopCounts struct {
-	transport  string              // static: its name
 	delivered  [faces]atomic.Int64 // messages
 	came, went [faces]atomic.Int64 // connections
 	lag        *tally.Histogram    // of readers that could not be written to, in bytes
 }
+
+func newLoopCounts() *loopCounts { return &loopCounts{lag: tally.NewHistogram(lags...)} }
 
 // delivered counts the messages that a reader was given.
 func (sub *subscription) delivered(as face, batch *feed.Batch) {
@@ -148,7 +149,7 @@ func (s *Server) count() {
 	s.counts = make(map[transport.Loop]*loopCounts)
 	for _, t := range s.transports {
 		for _, l := range t.Loops() {
-			s.counts[l] = &loopCounts{transport: t.Name(), lag: tally.NewHistogram(lags...)}
+			s.counts[l] = newLoopCounts()
 		}
 	}
 	m := &metrics{registry: prometheus.NewRegistry()}
