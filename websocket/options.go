@@ -26,7 +26,7 @@ const (
 // Compression is how an end deals with permessage-deflate (RFC 7692).
 //
 // Whatever is chosen, a message that inflates to more than the limit is not
-// inflated beyond it, nor one of more than 1 MiB beyond a hundred times of what it came as;
+// inflated beyond it, nor one of more than 16 MiB beyond a hundred times of what it came as;
 // the connection ends with 1009. And where secrets and what strangers chose are
 // compressed together, the length of what is sent can tell about the
 // secrets (the attacks CRIME and BREACH): switch it off there.

@@ -53,7 +53,7 @@ func (c *Conn) writePacked(ctx context.Context, kind MessageType, p []byte) erro
 		packed = deflate.Append(make([]byte, 0, len(p)/2+64), p, c.pack.bits, window)
 	}
 	var f *outFrame
-	if window == nil && len(packed) >= len(p) {
+	if window == nil && (len(packed) >= len(p) || !deflate.Bears(len(p), len(packed))) {
 		f = c.dataFrame(frame.Opcode(kind), true, false, p)
 	} else {
 		f = c.dataFrame(frame.Opcode(kind), true, true, packed)

@@ -156,13 +156,20 @@ func Append(dst, p []byte, bits int, w *Window) []byte {
 const (
 	// freely is what a message may inflate to, whatever it came as. Deflate makes
 	// at most 1,032 bytes of one.
-	freely = 1 << 20
+	freely = 16 << 20
 	// maxRatio is what it may inflate to beyond, as a multiple of what it came as.
 	maxRatio = 100
 	// maxEnds is in how many parts, each with an end of its own (BFINAL), a
 	// message may come. Honest ones have none or one.
 	maxEnds = 64
 )
+
+// bound is how much a message that came as n bytes may inflate to, whatever the limit.
+func bound(n int) int64 { return max(freely, maxRatio*int64(n)) }
+
+// Bears reports whether a peer that bounds ratios as [Inflate] does takes a
+// message of n bytes that was deflated to packed.
+func Bears(n, packed int) bool { return int64(n) <= bound(packed) }
 
 // reader is what inflates.
 type reader struct {
@@ -189,7 +196,7 @@ func Inflate(p []byte, limit int64, w *Window) ([]byte, error) {
 	r.packed = append(append(r.packed[:0], p...), tail+"\x01"+tail...)
 	r.in.Reset(r.packed)
 	r.out = r.out[:0]
-	most := min(limit, max(freely, maxRatio*int64(len(p))))
+	most := min(limit, bound(len(p)))
 	dict := w.bytes()
 	for ends := 0; ; ends++ {
 		if err := r.inflate(dict, most); err != nil {

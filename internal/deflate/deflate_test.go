@@ -172,7 +172,10 @@ func TestBounds(t *testing.T) {
 			wantCode(t, err, frame.MessageTooBig, "1048576 bytes")
 		}
 	}
-	// Where the limit is large, the ratio bounds what is beyond a megabyte.
+	// Where the limit is large, the ratio bounds what is beyond 16 MiB.
+	if got, err := Inflate(bomb(16<<20), 64<<20, nil); err != nil || len(got) != 16<<20 {
+		t.Errorf("16 MiB of zeros: %d, %v", len(got), err)
+	}
 	_, err := Inflate(bomb(32<<20), 64<<20, nil)
 	wantCode(t, err, frame.MessageTooBig, "100 times")
 	rng := rand.New(rand.NewPCG(3, 4))

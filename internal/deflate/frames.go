@@ -33,7 +33,7 @@ func Frames(dst, frames []byte, over, bits int) []byte {
 // where that makes it smaller.
 func AppendFrame(dst []byte, op frame.Opcode, p []byte, bits int) []byte {
 	packed := Append(make([]byte, 0, len(p)/2+64), p, bits, nil)
-	if len(packed) >= len(p) {
+	if len(packed) >= len(p) || !Bears(len(p), len(packed)) {
 		return frame.Append(dst, op, p)
 	}
 	dst = frame.AppendHeader(dst, frame.Header{Opcode: op, Fin: true, Rsv1: true, Length: int64(len(packed))})
