@@ -164,6 +164,9 @@ func (s *session) Receive(b []byte) bool {
 	if s.who.Load().waits != nil {
 		rules = &pendingRules
 	}
+	s.mu.Lock()
+	s.spent(0, len(b))
+	s.mu.Unlock()
 	err := in.parser.Push(b, rules, in)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -183,7 +186,7 @@ func (s *session) Receive(b []byte) bool {
 		s.closeSeen = true
 		s.disconnect(s.breach(broken), false)
 	}
-	if s.spent(frames, len(b)); s.closeSeen || s.broke() {
+	if s.spent(frames, 0); s.closeSeen || s.broke() {
 		s.restrain() // and if it closed, we see the connection's end
 	}
 	return !s.closeSeen
@@ -211,7 +214,9 @@ func (in *incoming) Frame(f frame.Frame) error {
 		if payload, whole := in.message.Add(f); whole {
 			in.whole = true
 			in.frames--
-			s.said(f.Opcode == frame.Binary, payload)
+			frames := in.frames
+			in.frames = 0
+			s.said(frames, f.Opcode == frame.Binary, payload)
 		}
 	}
 	return nil

@@ -21,9 +21,10 @@ const (
 // 16 KiB, so that no client has much more than 1 MiB with the broker, unless it is one message.
 func weight(text []byte) int32 { return 1 + int32(len(text)>>14) }
 
-// said takes a message from the client.
-func (s *session) said(isBinary bool, text []byte) {
+// said takes a message from the client, behind so many frames that were none.
+func (s *session) said(frames int, isBinary bool, text []byte) {
 	s.mu.Lock()
+	s.spent(frames, 0)
 	waits, out := s.parks() || s.speaking || s.full() || !s.affords(), s.out
 	s.mu.Unlock()
 	if out {
