@@ -247,7 +247,7 @@ func noise(f *foe) error {
 	if err != nil {
 		return err
 	}
-	b := make([]byte, 1+f.rnd.IntN(8<<10))
+	b := make([]byte, 2+f.rnd.IntN(8<<10))
 	for i := range b {
 		b[i] = byte(f.rnd.Uint32())
 	}
