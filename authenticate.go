@@ -27,7 +27,7 @@ type AuthConfig struct {
 	Rules auth.Rules
 	// Cookie is the name of a cookie that may bring the token. Default: no cookie is
 	// looked at. Whoever can set cookies for this host can then act for its users;
-	// pages of other origins cannot, unless [Config.Origins] lets them in.
+	// pages of other origins cannot, unless [Config.Origins] names them; "*" names none.
 	Cookie string
 	// Timeout is how long a client that may do nothing yet may stay without having
 	// said who it is, and how long the Authenticator may take. Default 5 seconds.
@@ -104,7 +104,7 @@ func withoutToken(r *http.Request) *http.Request {
 
 // token returns what the request shows as a token, by whatever way: the first of
 // them counts.
-func (c *AuthConfig) token(r *http.Request) string {
+func (s *Server) token(c *AuthConfig, r *http.Request) string {
 	for _, value := range r.Header["Authorization"] {
 		if scheme, token, _ := strings.Cut(value, " "); strings.EqualFold(scheme, "Bearer") {
 			return strings.TrimSpace(token)
@@ -119,9 +119,10 @@ func (c *AuthConfig) token(r *http.Request) string {
 		return token
 	}
 	// A browser sends cookies also on behalf of a page that its user never meant to
-	// have a say. Where that could do something, an Origin must be there, which by now is
-	// one that is let in; what is only read, no other page is shown.
-	if c.Cookie != "" && (len(r.Header["Origin"]) > 0 || !handshake.IsUpgrade(r) && r.Method != http.MethodPost) {
+	// have a say. So the Origin must be ours, or named: that every page is let in ("*")
+	// is not enough. There must be one where something can be done; what is only read,
+	// no other page is shown.
+	if c.Cookie != "" && s.names(r) && (len(r.Header["Origin"]) > 0 || !handshake.IsUpgrade(r) && r.Method != http.MethodPost) {
 		if cookie, err := r.Cookie(c.Cookie); err == nil {
 			return cookie.Value
 		}
@@ -135,7 +136,7 @@ func (s *Server) identify(r *http.Request) (*auth.Identity, error) {
 	if trust == nil {
 		return nil, nil
 	}
-	token := trust.token(r)
+	token := s.token(trust, r)
 	bare := r
 	if token != "" {
 		bare = r.WithContext(r.Context())
@@ -156,6 +157,7 @@ func (s *Server) ask(ctx context.Context, trust *AuthConfig, c auth.Credentials)
 	}
 	ctx, cancel := context.WithTimeout(ctx, trust.Timeout)
 	defer cancel()
+	begun := time.Now()
 	id, err = s.authenticate(ctx, trust.Authenticator, c)
 	var refused *auth.Error
 	switch {
@@ -168,6 +170,13 @@ func (s *Server) ask(ctx context.Context, trust *AuthConfig, c auth.Credentials)
 		return nil, errUnknownToken
 	case id == nil:
 		return nil, nil
+	}
+	if id.Issued.After(begun) {
+		// By a clock that is ahead. Who revokes the subject from now on means it too.
+		now := *id
+		now.Issued, id = begun, &now
+	}
+	switch {
 	case s.revoked.has(id):
 		return nil, errRevokedToken
 	case !id.Expires.IsZero() && time.Until(id.Expires) <= 0:

@@ -435,6 +435,47 @@ func TestRevoke(t *testing.T) {
 	})
 }
 
+// A token that says to be issued in a moment, by a clock that is ahead, is revoked
+// with its subject as well.
+func TestRevokeWhoComesFromTheFuture(t *testing.T) {
+	ahead := register{"ahead": {Subject: "alice", Issued: time.Now().Add(time.Hour)}}
+	s := perform(t, guarded(func(c *fanfare.Config) { c.Auth.Authenticator = ahead }))
+	p := s.join("/chat/x", bearer("ahead"))
+	if n, err := s.Revoke(t.Context(), fanfare.Revocation{Subject: "alice"}); n != 1 || err != nil {
+		t.Errorf("closed %d, %v", n, err)
+	}
+	if code, _ := p.closed(); code != 4403 {
+		t.Errorf("closed with %d", code)
+	}
+}
+
+// Where every page is let in, none of them is by its visitor's cookie: only those
+// that are named, and the server's own.
+func TestCookiesOfOtherPages(t *testing.T) {
+	s := perform(t, guarded(func(c *fanfare.Config) { c.Origins = []string{"*", "https://app.example.com"} }))
+	for origin, own := range map[string]bool{"http://" + s.addr(): true, "https://app.example.com": true, "https://evil.example": false, "null": false} {
+		headers := "Cookie: session=alice-token\r\nOrigin: " + origin
+		p := s.join("/chat/x", headers)
+		if got := p.head.Get("Fanfare-Position") != ""; got != own {
+			t.Errorf("a page of %s is let in as its visitor: %v", origin, got)
+		}
+		p.leave()
+		for _, method := range []string{"POST", "GET"} {
+			req, _ := http.NewRequest(method, s.url("/chat/x"), strings.NewReader("hello"))
+			req.Header.Set("Cookie", "session=alice-token")
+			req.Header.Set("Origin", origin)
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if want := map[bool]int{true: 200, false: 401}[own]; resp.StatusCode != want {
+				t.Errorf("%s of a page of %s: %s, want %d", method, origin, resp.Status, want)
+			}
+		}
+	}
+}
+
 // A POST, one message or many, and a cookie that comes from another page.
 func TestPostAsWho(t *testing.T) {
 	var log lockedBuffer

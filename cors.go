@@ -40,12 +40,10 @@ func (s *Server) permit(w http.ResponseWriter, r *http.Request) error {
 	if len(r.Header["Origin"]) == 0 {
 		return nil
 	}
-	origins := s.now.Load().Origins
-	if refusal := handshake.CheckOrigin(r, origins); refusal != nil {
+	if refusal := handshake.CheckOrigin(r, s.now.Load().Origins); refusal != nil {
 		return refusal
 	}
-	named := slices.DeleteFunc(slices.Clone(origins), func(o string) bool { return o == "*" })
-	if handshake.CheckOrigin(r, named) == nil {
+	if s.names(r) {
 		h.Set("Access-Control-Allow-Origin", r.Header.Get("Origin"))
 		h.Set("Access-Control-Allow-Credentials", "true")
 	} else {
@@ -53,6 +51,13 @@ func (s *Server) permit(w http.ResponseWriter, r *http.Request) error {
 	}
 	h.Set("Access-Control-Expose-Headers", shownHeaders)
 	return nil
+}
+
+// names reports whether a request is of no page, of one of ours, or of one that the
+// settings name, and not only of any page ("*").
+func (s *Server) names(r *http.Request) bool {
+	named := slices.DeleteFunc(slices.Clone(s.now.Load().Origins), func(o string) bool { return o == "*" })
+	return handshake.CheckOrigin(r, named) == nil
 }
 
 // serveOptions says what may be asked of a URL, and, to a browser that asks on
