@@ -218,7 +218,7 @@ var (
 func (s *Server) visitor(r *http.Request, set *settings, home string) (*speaker, *http.Request, error) {
 	id, err := s.identify(r)
 	if err != nil {
-		return nil, nil, err
+		return nil, r, err
 	}
 	if id != nil {
 		r = r.WithContext(auth.NewContext(r.Context(), id))
