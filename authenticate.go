@@ -257,13 +257,13 @@ func (s *Server) identified(who *speaker, id *auth.Identity) *speaker {
 		// By the monotonic clock, so that nobody goes because the clock was set.
 		left := time.Until(id.Expires)
 		now.until = time.Now().Add(left)
-		now.renew = now.until.Add(-min(renewBefore, left/4))
+		now.renew = now.until.Add(-min(renewBefore, max(left/4, 2*s.cfg.tick())))
 	}
 	return &now
 }
 
 // renewBefore is how long before a token expires its owner is asked for another,
-// unless it is short-lived.
+// unless it is short-lived: then for a quarter of its life, and time for an answer.
 const renewBefore = 30 * time.Second
 
 // expects returns who, who must say who he is soon, and then reads as settings

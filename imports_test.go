@@ -53,7 +53,7 @@ var house = map[string]struct{ ours, outside string }{
 	"examples/embed":      {".", ""},
 	"examples/page":       {".", ""},
 	"examples/python":     {"", ""}, // a test only
-	"fanfaretest":         {".", ""},
+	"fanfaretest":         {". auth", ""},
 	"internal/echoserver": {"websocket", ""},
 	"internal/echoclient": {"websocket", ""},
 	"internal/partner":    {"", ""},
