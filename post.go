@@ -29,8 +29,9 @@ func (s *Server) servePost(w http.ResponseWriter, r *http.Request, channel strin
 		return
 	}
 	who, r, err := s.visitor(r, &set, channel)
-	held := s.asker(r, who)
+	var held *asker
 	if err == nil {
+		held = s.asker(r, who)
 		err = held.may(r)
 	}
 	if err == nil {

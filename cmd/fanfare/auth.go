@@ -40,9 +40,10 @@ type authSettings struct {
 }
 
 func (a *authSettings) flags(flags *pflag.FlagSet) {
-	flags.StringVar(&a.keys, "auth-keys", "", "let in who has a key of this file, as fanfare token makes them")
-	flags.StringVar(&a.secretFile, "auth-jwt-secret-file", "", "let in who has a JWT that is signed (HS256) with the secret in this file")
-	flags.StringVar(&a.jwks, "auth-jwks", "", "let in who has a JWT that is signed by a key of the set at this URL")
+	as := func(text string) (string, error) { return text, nil }
+	flags.Var(&value[string]{&a.keys, "string", as}, "auth-keys", "let in who has a key of this file, as fanfare token makes them")
+	flags.Var(&value[string]{&a.secretFile, "string", as}, "auth-jwt-secret-file", "let in who has a JWT that is signed (HS256) with the secret in this file")
+	flags.Var(&value[string]{&a.jwks, "string", as}, "auth-jwks", "let in who has a JWT that is signed by a key of the set at this URL")
 }
 
 // on reports whether anybody is asked.

@@ -84,7 +84,8 @@ the connection was closed abnormally.`,
   fanfare connect chat/general --name alice
   fanfare publish chat/general "Dinner is ready"
   fanfare subscribe chat/general --json
-  fanfare bench bench/a                # what can this machine do?`,
+  fanfare bench bench/a                # what can this machine do?
+  fanfare token --subject ci --file keys   # who may come in: see fanfare serve --help`,
 		Version:       version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -107,7 +108,7 @@ the connection was closed abnormally.`,
 	root.SuggestionsMinimumDistance = 2
 	root.SetVersionTemplate("fanfare {{.Version}}\n")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(flagError(cmd.Name(), err)) })
-	root.AddCommand(serveCommand(std), connectCommand(std), subscribeCommand(std), publishCommand(std), benchCommand(std))
+	root.AddCommand(serveCommand(std), connectCommand(std), subscribeCommand(std), publishCommand(std), benchCommand(std), tokenCommand(std))
 	root.InitDefaultCompletionCmd()
 	if completion, _, err := root.Find([]string{"completion"}); err == nil {
 		completion.RunE = func(cmd *cobra.Command, args []string) error {
