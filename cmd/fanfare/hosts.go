@@ -25,19 +25,24 @@ func onlyHosts(known func() (names []string, all bool), next http.Handler) http.
 			next.ServeHTTP(w, r)
 			return
 		}
-		w.Header().Set("Content-Type", "application/json; charset=utf-8")
-		w.Header().Set("X-Content-Type-Options", "nosniff")
-		w.WriteHeader(http.StatusMisdirectedRequest)
-		var body struct {
-			Error struct {
-				Code    string `json:"code"`
-				Message string `json:"message"`
-			} `json:"error"`
-		}
-		body.Error.Code = "bad_host"
-		body.Error.Message = fmt.Sprintf("this server answers for localhost, and was asked for %.100q; where a reverse proxy passes that name on, start it with --host", r.Host)
-		_ = json.NewEncoder(w).Encode(body)
+		refuseJSON(w, http.StatusMisdirectedRequest, "bad_host",
+			fmt.Sprintf("this server answers for localhost, and was asked for %.100q; where a reverse proxy passes that name on, start it with --host", r.Host))
 	})
+}
+
+// refuseJSON answers with an error in the form that the server's own have.
+func refuseJSON(w http.ResponseWriter, status int, code, message string) {
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	var body struct {
+		Error struct {
+			Code    string `json:"code"`
+			Message string `json:"message"`
+		} `json:"error"`
+	}
+	body.Error.Code, body.Error.Message = code, message
+	_ = json.NewEncoder(w).Encode(body)
 }
 
 // checkHost is the check of --host: a name alone, as it stands in a Host header

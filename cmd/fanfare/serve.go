@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -46,7 +48,8 @@ func newHTTPServer(handler http.Handler, logger *slog.Logger, t timeouts) *http.
 		WriteTimeout:      t.answer, // WebSockets are no longer net/http's, so not for them
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
+		ErrorLog:          log.New(connectionErrors{logger}, "", 0),
+		HTTP2:             http2(),
 	}
 }
 
@@ -122,7 +125,11 @@ once, with exit code 1.`,
 			case s.config == "":
 				return usage(errors.New("--check reads a configuration file: say which with --config"))
 			}
-			if _, err := s.settings(); err != nil {
+			now, err := s.settings()
+			if err == nil && now.tlsCert != "" {
+				_, err = loadPair(now.tlsCert, cmp.Or(now.tlsKey, now.tlsCert))
+			}
+			if err != nil {
 				return err
 			}
 			fmt.Fprintf(std.out, "%s: ok\n", s.config)
@@ -164,6 +171,9 @@ func (s *service) settings() (*settings, error) {
 	if err := now.auth.resolve(); err != nil {
 		return nil, err
 	}
+	if err := now.checkTLS(); err != nil {
+		return nil, err
+	}
 	if !now.open && !now.auth.on() {
 		if err := onlyLocal(now.listen); err != nil {
 			return nil, err
@@ -194,6 +204,10 @@ func (s *service) reload() {
 	if was.auth.on() != next.auth.on() {
 		s.log.Warn("a setting takes effect at the next start", "setting", "auth")
 		next.auth = was.auth
+	}
+	if acme := len(was.acmeDomains) > 0; acme != (len(next.acmeDomains) > 0) {
+		s.log.Warn("a setting takes effect at the next start", "setting", "acme-domain", "now", strings.Join(was.acmeDomains, ","), "then", strings.Join(next.acmeDomains, ","))
+		next.acmeDomains = was.acmeDomains
 	}
 	cfg := next.config()
 	cfg.Logger = s.log
@@ -248,6 +262,10 @@ func (s *service) serveUntil(interrupted context.Context, t timeouts) error {
 	s.now.Store(now)
 	s.level.Set(now.logs())
 	s.log = now.logger(s.std.err, &s.level)
+	lock, err := s.tls(now)
+	if err != nil {
+		return err
+	}
 	listener, err := listen(now.listen)
 	if err != nil {
 		return err
@@ -269,12 +287,18 @@ func (s *service) serveUntil(interrupted context.Context, t timeouts) error {
 		s.asks.guard(s.server, nil, s.log)
 	}
 	handler := http.Handler(s.server)
-	if !now.open && !strings.HasPrefix(now.listen, "unix:") {
-		public := onlyLocal(now.listen) != nil
+	public := onlyLocal(now.listen) != nil
+	if public && lock == nil && !now.behindProxy {
+		s.warnOpen(now)
+	}
+	if lock == nil && !now.open && !strings.HasPrefix(now.listen, "unix:") { // over TLS a browser compares the name with the certificate's
 		handler = onlyHosts(func() ([]string, bool) {
 			now := s.now.Load()
 			return now.hosts, public || !now.auth.anonymous()
 		}, s.server)
+	}
+	if now.hsts > 0 {
+		handler = strict(now.hsts, handler)
 	}
 	server := newHTTPServer(handler, s.log, t)
 	guarded := descriptors.NewListener(listener, server, s.log)
@@ -285,8 +309,21 @@ func (s *service) serveUntil(interrupted context.Context, t timeouts) error {
 	defer ended()
 	go giveBack(serving, quietFor)
 	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(guarded) }()
-	s.std.say("ready, open %s", readyURL(listener.Addr()))
+	if lock != nil {
+		server.TLSConfig = lock.config
+		go func() { failed <- server.ServeTLS(guarded, "", "") }()
+		go lock.tend(serving)
+	} else {
+		go func() { failed <- server.Serve(guarded) }()
+	}
+	if now.httpRedirect != "" {
+		stop, err := s.redirect(now.httpRedirect, listener.Addr(), lock, t)
+		if err != nil {
+			return errors.Join(err, s.server.Shutdown(context.Background()), server.Close())
+		}
+		defer stop()
+	}
+	s.std.say("ready, open %s", readyURL(listener.Addr(), lock))
 	for running := true; running; {
 		select {
 		case err := <-failed:
@@ -429,13 +466,23 @@ func listenUnix(path string) (net.Listener, error) {
 }
 
 // readyURL is where a browser on this machine finds the server.
-func readyURL(addr net.Addr) string {
+func readyURL(addr net.Addr, lock *lock) string {
+	scheme, insecure := "http", ""
+	if lock != nil {
+		scheme, insecure = "https", "-k "
+	}
 	if addr.Network() == "unix" {
-		return fmt.Sprintf("http://localhost/ over the socket %s (curl --unix-socket %[1]s http://localhost/)", addr)
+		return fmt.Sprintf("%s://localhost/ over the socket %s (curl %s--unix-socket %[2]s %[1]s://localhost/)", scheme, addr, insecure)
 	}
 	host, port, _ := net.SplitHostPort(addr.String())
 	if ip, err := netip.ParseAddr(host); err == nil && ip.IsUnspecified() {
 		host = "localhost"
 	}
-	return "http://" + net.JoinHostPort(host, port) + "/"
+	if lock != nil {
+		host = lock.name(host)
+		if port == "443" {
+			return "https://" + host + "/"
+		}
+	}
+	return scheme + "://" + net.JoinHostPort(host, port) + "/"
 }

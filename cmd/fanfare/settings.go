@@ -32,6 +32,14 @@ type settings struct {
 	idWindow         time.Duration
 	origins          []string
 	hosts            []string
+	tlsCert, tlsKey  string
+	acmeDomains      []string
+	acmeEmail        string
+	acmeCache        string
+	acmeDirectory    string
+	httpRedirect     string
+	behindProxy      bool
+	hsts             time.Duration
 	channels         []fanfare.ChannelConfig // the first that says a setting counts; an empty pattern: for all channels
 	logLevel         string
 	logFormat        string
@@ -54,7 +62,10 @@ func defaultSettings() *settings {
 
 // atStart are the settings of which others than those at its start do not reach a
 // program that runs. They have one value each.
-var atStart = []string{"heartbeat", "heartbeat-timeout", "id-window", "listen", "log-format", "max-message", "open"}
+var atStart = []string{
+	"acme-cache", "acme-directory", "acme-email", "behind-proxy", "heartbeat", "heartbeat-timeout", "hsts", "http-redirect", "id-window",
+	"listen", "log-format", "max-message", "open", "tls-cert", "tls-key",
+}
 
 // flags returns flags that set s, whose present values are their defaults.
 func (s *settings) flags() *pflag.FlagSet {
@@ -70,6 +81,16 @@ func (s *settings) flags() *pflag.FlagSet {
 	flags.Var(&value[time.Duration]{&s.idWindow, "duration", duration}, "id-window", "for how long a message that is published again with the same id is known again")
 	flags.Var(&list{&s.origins, ",", func(s string) error { return handshake.CheckOrigins([]string{s}) }}, "origin", `let web pages of this origin connect too, "https://app.example.com" or "*.example.com"; repeatable`)
 	flags.Var(&list{&s.hosts, ",", checkHost}, "host", `without --open: answer for this name too, as a reverse proxy passes it on, "chat.example.com"; repeatable`)
+	flags.StringVar(&s.tlsCert, "tls-cert", s.tlsCert, "speak TLS with the certificate in this file (PEM), which has those that lead to the root behind it; read again when it changes")
+	flags.StringVar(&s.tlsKey, "tls-key", s.tlsKey, "the file of its key (PEM); default: in the same file")
+	flags.Var(&list{&s.acmeDomains, ",", checkDomain}, "acme-domain", `speak TLS with a certificate for this name that Let's Encrypt gives, "chat.example.com", and agree to its terms; repeatable`)
+	flags.StringVar(&s.acmeEmail, "acme-email", s.acmeEmail, "where the authority can reach you")
+	flags.StringVar(&s.acmeCache, "acme-cache", s.acmeCache, "directory for certificates from ACME; default: fanfare/acme among the user's caches")
+	flags.Var(&value[string]{&s.acmeDirectory, "URL", checkURL}, "acme-directory", "another authority than Let's Encrypt, by the URL of its ACME directory")
+	flags.Var(&value[string]{&s.httpRedirect, "string", tcpAddress}, "http-redirect", `listen here too, "0.0.0.0:80", to send plain HTTP to https, and for ACME's proof by HTTP`)
+	flags.Var(&value[time.Duration]{&s.hsts, "duration", duration}, "hsts", "have browsers ask this host over https only, on all its ports, for so long")
+	flags.Var(&value[bool]{&s.behindProxy, "bool", yesOrNo}, "behind-proxy", "a proxy in front does TLS: no warning that there is none here")
+	flags.Lookup("behind-proxy").NoOptDefVal = "true"
 	for _, c := range channelSettings {
 		flags.Var(&byChannel{c, &s.channels}, c.name, fmt.Sprintf(`%s; with a pattern for some channels, "%s"; repeatable`, c.usage, c.example))
 	}
