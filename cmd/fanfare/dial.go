@@ -4,10 +4,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -26,6 +28,7 @@ type dialFlags struct {
 	subprotocols []string
 	origin       string
 	insecure     bool
+	authorities  authorities
 	name         string
 	token        secret
 	tokenFile    string
@@ -53,6 +56,12 @@ func (f *dialFlags) register(cmd *cobra.Command) {
 	flags.Var(&list{&f.subprotocols, ",", checkToken}, "subprotocol", "offer a subprotocol, the best first; repeatable")
 	flags.StringVar(&f.origin, "origin", "", "send this Origin, as a browser would")
 	flags.BoolVar(&f.insecure, "insecure", false, "do not verify the server's certificate: whoever is between can read and write everything")
+	flags.Var(&f.authorities, "ca", "trust certificates of the authorities in this file (PEM) too")
+	cmd.PreRun = func(cmd *cobra.Command, _ []string) {
+		if f.insecure {
+			cmd.PrintErrln("fanfare: warning: --insecure: the server may be anybody, and whoever is between can read and write everything; --ca FILE trusts an authority of your own")
+		}
+	}
 	flags.StringVar(&f.name, "name", "", "the name to speak under (?name= in the URL); a server that wants a token takes it from there")
 	f.registerToken(cmd)
 	flags.Var(&f.maxMessage, "max-message", "the largest message sent or accepted")
@@ -67,6 +76,30 @@ func (f *dialFlags) registerListening(cmd *cobra.Command) {
 	flags.Var(&value[int]{&f.history, "int", from(1)}, "history", "first show so many of each channel's newest messages, 1000 at most")
 	flags.BoolVar(&f.presence, "presence", false, "tell who is there, who comes and who goes")
 	flags.StringVar(&f.slow, "slow", "", "what the server is to do if this reads too slowly: catch-up, skip, latest or close (?slow= in the URL; default: what the server says)")
+}
+
+// authorities is a flag for a file of certificates that are trusted besides the
+// system's.
+type authorities struct {
+	file string
+	pool *x509.CertPool // nil: the system's alone
+}
+
+func (a *authorities) Type() string   { return "file" }
+func (a *authorities) String() string { return a.file }
+func (a *authorities) Set(file string) error {
+	text, err := os.ReadFile(file) // #nosec G304: who starts the program names it
+	if err != nil {
+		return err
+	}
+	if a.pool, err = x509.SystemCertPool(); err != nil {
+		a.pool = x509.NewCertPool()
+	}
+	if !a.pool.AppendCertsFromPEM(text) {
+		return errors.New(`it holds no certificate in PEM, which begins with "-----BEGIN CERTIFICATE-----"`)
+	}
+	a.file = file
+	return nil
 }
 
 // checkName checks a channel's name or a pattern.
@@ -192,8 +225,8 @@ func (f *dialFlags) options() websocket.DialOptions {
 			o.Header.Set("Authorization", "Bearer "+token)
 		}
 	}
-	if f.insecure {
-		o.TLSConfig = &tls.Config{InsecureSkipVerify: true} // #nosec G402: what --insecure is for
+	if f.insecure || f.authorities.pool != nil {
+		o.TLSConfig = &tls.Config{RootCAs: f.authorities.pool, InsecureSkipVerify: f.insecure} // #nosec G402: what --insecure is for
 	}
 	return o
 }

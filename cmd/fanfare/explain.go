@@ -68,7 +68,7 @@ func explainDial(u *url.URL, answer *http.Response, err error) *dialFailure {
 	case errors.As(err, &dns) && dns.IsNotFound:
 		f.text = fmt.Sprintf("no host is called %s: check the URL", u.Hostname())
 	case errors.As(err, &authority), errors.As(err, &name), errors.As(err, &invalid), errors.As(err, &verify):
-		f.text = fmt.Sprintf("the certificate of %s cannot be trusted (%v): if you know why and it is all right, --insecure goes on without", address(u), short(err))
+		f.text = fmt.Sprintf("the certificate of %s cannot be trusted (%v): --ca FILE trusts an authority of your own; if you know why and it is all right, --insecure goes on without", address(u), short(err))
 		f.final = true
 	case errors.As(err, &record):
 		f.text = fmt.Sprintf("%s does not speak TLS: write ws:// instead of wss://", address(u))
@@ -131,6 +131,8 @@ func explainStatus(u *url.URL, answer *http.Response) string {
 		text += reasonIn(answer)
 	}
 	switch code := answer.StatusCode; {
+	case code == http.StatusBadRequest && answer.Proto == "HTTP/1.0" && strings.HasPrefix(u.Scheme, "ws") && !strings.HasPrefix(u.Scheme, "wss"):
+		text += "; if it speaks TLS, write wss:// instead of ws://"
 	case code == http.StatusUnauthorized:
 		text += `; give what it asks for: a token (FANFARE_TOKEN, --token-file, --token), or another header with -H`
 	case code == http.StatusForbidden:

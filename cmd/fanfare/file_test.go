@@ -55,6 +55,15 @@ max-message: 64KiB
 max-subscriptions: 7
 id-window: 8m
 origin: [https://app.example.com, "*.example.com"]
+tls-cert: cert.pem
+tls-key: key.pem
+acme-domain: chat.example.com
+acme-email: admin@example.com
+acme-cache: certificates
+acme-directory: https://ca.example.com/directory
+http-redirect: 0.0.0.0:80
+hsts: 24h
+behind-proxy: true
 host: chat.example.com   # one needs no list
 history: 0
 history-age: 90m
@@ -80,6 +89,8 @@ func TestFileSaysEverything(t *testing.T) {
 		listen: "unix:/run/fanfare.sock", open: true, grace: 3 * time.Second, heartbeat: 4 * time.Second, heartbeatTimeout: 5 * time.Second,
 		maxMessage: 64 << 10, maxSubscriptions: 7, idWindow: 8 * time.Minute,
 		origins: []string{"https://app.example.com", "*.example.com"}, hosts: []string{"chat.example.com"},
+		tlsCert: "cert.pem", tlsKey: "key.pem", acmeDomains: []string{"chat.example.com"}, acmeEmail: "admin@example.com", acmeCache: "certificates",
+		acmeDirectory: "https://ca.example.com/directory", httpRedirect: "0.0.0.0:80", hsts: 24 * time.Hour, behindProxy: true,
 		logLevel: "warn", logFormat: "json",
 	}
 	all := fanfare.Config{History: -1, HistoryAge: 90 * time.Minute, HistoryBytes: 3 << 20, SlowReaders: fanfare.Skip, MaxLag: 64 << 10}
@@ -138,7 +149,7 @@ func TestTheExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	defaultSettings().flags().VisitAll(func(f *pflag.Flag) {
-		if !strings.HasPrefix(f.Name, "auth-") && !strings.Contains("\n"+string(content), "\n"+f.Name+":") {
+		if text := "\n" + string(content); !strings.HasPrefix(f.Name, "auth-") && !strings.Contains(text, "\n"+f.Name+":") && !strings.Contains(text, "\n# "+f.Name+":") {
 			t.Errorf("%s does not say %s", name, f.Name)
 		}
 	})
@@ -167,7 +178,7 @@ func TestFilesThatSayNothing(t *testing.T) {
 // What is wrong in a file is told with line and column, and with what is right.
 func TestBadFiles(t *testing.T) {
 	for _, c := range []struct{ content, want string }{
-		{"histroy: 3", `f.yaml:1:1: there is no setting "histroy" here; there are auth, channels, grace, `},
+		{"histroy: 3", `f.yaml:1:1: there is no setting "histroy" here; there are acme-cache, `},
 		{"config: f.yaml", `f.yaml:1:1: there is no setting "config" here`},
 		{"help: true", `f.yaml:1:1: there is no setting "help" here`},
 		{"\n# no\n\n  history: many", `f.yaml:4:12: history is "many": it must be a whole number, 0 or more`},

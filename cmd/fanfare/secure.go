@@ -22,10 +22,10 @@ import (
 	"golang.org/x/crypto/acme/autocert"
 )
 
-// http2 bounds what one connection of HTTP/2 may take. That headers take 16 KiB at
+// streams bound what one connection of HTTP/2 may take. That headers take 16 KiB at
 // most, however many frames they come in, MaxHeaderBytes sees to; that streams
 // which are opened and reset at once do not pile up, net/http does by itself.
-func http2() *http.HTTP2Config {
+func streams() *http.HTTP2Config {
 	return &http.HTTP2Config{
 		MaxConcurrentStreams: 250,
 		// A reader of whom nothing is heard, as live readers over HTTP/2 are, and

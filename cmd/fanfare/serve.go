@@ -49,7 +49,7 @@ func newHTTPServer(handler http.Handler, logger *slog.Logger, t timeouts) *http.
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          log.New(connectionErrors{logger}, "", 0),
-		HTTP2:             http2(),
+		HTTP2:             streams(),
 	}
 }
 

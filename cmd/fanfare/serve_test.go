@@ -40,7 +40,8 @@ func launch(t *testing.T, cmd *exec.Cmd) (said *program, at string) {
 		_ = cmd.Wait()
 	})
 	said.says("/\n")
-	_, rest, _ := strings.Cut(said.errs.String(), "fanfare: ready, open http://")
+	_, rest, _ := strings.Cut(said.errs.String(), "fanfare: ready, open http")
+	_, rest, _ = strings.Cut(rest, "://")
 	at, _, ok := strings.Cut(rest, "/\n")
 	if !ok {
 		t.Fatalf("the server said %q", said.errs)
