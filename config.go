@@ -197,6 +197,10 @@ type Config struct {
 	// than proxies lets them say to be whoever they want. Unix sockets are always a proxy's.
 	Proxies []netip.Prefix
 
+	// AdminHosts are the names by which [Server.Admin] may be asked for, besides
+	// localhost and addresses, such as a proxy passes on. Default: none.
+	AdminHosts []string
+
 	// Logger gets one line for each connection's end (debug) and for what an
 	// operator should know. Event loops call it too, so it should not wait for
 	// long: a pipe that nobody reads would stop them. Default: slog.Default.
@@ -279,6 +283,7 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	// The caller may go on with his slices, to Reload for one.
 	c.Channels, c.Origins, c.Proxies = slices.Clone(c.Channels), slices.Clone(c.Origins), slices.Clone(c.Proxies)
+	c.AdminHosts = slices.Clone(c.AdminHosts)
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}

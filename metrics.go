@@ -123,10 +123,10 @@ type metrics struct {
 // codes are what refusals are counted by. Hooks may have codes of their own,
 // which are counted as "other".
 var codes = []string{
-	"already_subscribed", "bad_body", "bad_channel", "bad_client", "bad_config", "bad_host", "bad_http", "bad_id", "bad_json", "bad_key", "bad_limit", "bad_media",
+	"already_subscribed", "bad_body", "busy", "bad_channel", "bad_client", "bad_config", "bad_host", "bad_http", "bad_id", "bad_json", "bad_key", "bad_limit", "bad_media",
 	"bad_method", "bad_name", "bad_numbers", "bad_origin", "bad_presence", "bad_since", "bad_slow", "bad_subprotocol", "bad_text", "bad_version",
 	"forbidden", "full", "id_reused", "internal", "no_authentication", "no_patterns", "no_stream", "no_upgrade", "not_acceptable", "not_found",
-	"not_ready", "not_subscribed", "rate_limited", "shutting_down", "timeout", "too_big", "too_many_subscriptions",
+	"not_ready", "not_subscribed", "rate_limited", "shutting_down", "timeout", "too_big", "too_many_connections", "too_many_subscriptions",
 	"unknown_method", "unknown_type",
 	"auth_unavailable", "bad_token", "other_subject", "token_expired", "token_not_yet", "token_revoked", "unauthenticated",
 	otherCode,
@@ -257,6 +257,7 @@ var (
 	sentDesc        = describe("sent_bytes_total", "Bytes written to live connections, behind the handshake and within TLS.", "transport")
 	publishedDesc   = describe("published_messages_total", "Messages given to the broker, by who said them.", "source")
 	publishedBytes  = describe("published_bytes_total", "Bytes of their payloads.", "source")
+	limitedDesc     = describe("limited_total", "How often a limit was reached, in a dry run too.", "limit")
 	waitingDesc     = describe("publications_waiting", "Publications that the broker has not answered yet.")
 	deliveredDesc   = describe("delivered_messages_total", "Messages written to readers; presence: joins and leaves.", "face")
 	gapsDesc        = describe("gaps_total", "How often a reader was told that messages are missing, by why.", "reason")
@@ -273,7 +274,7 @@ var (
 // Describe implements [prometheus.Collector].
 func (c collector) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		connectionsDesc, openedDesc, endedDesc, receivedDesc, sentDesc, publishedDesc, publishedBytes, waitingDesc, deliveredDesc,
+		connectionsDesc, openedDesc, endedDesc, receivedDesc, sentDesc, publishedDesc, publishedBytes, limitedDesc, waitingDesc, deliveredDesc,
 		gapsDesc, missedDesc, lagDesc, channelsDesc, patternsDesc, subscribedDesc, turnsDesc, busyDesc, queueDesc,
 	} {
 		to <- d
@@ -324,6 +325,9 @@ func (c collector) Collect(to chan<- prometheus.Metric) {
 		v := &c.stats.published[f]
 		put(publishedDesc, counter, v.messages.Load(), f.String())
 		put(publishedBytes, counter, v.bytes.Load(), f.String())
+	}
+	for l := range limitCount {
+		put(limitedDesc, counter, c.limits.hits[l].Load(), l.String())
 	}
 	put(waitingDesc, gauge, c.pending.Load())
 	for why := range endings {

@@ -195,6 +195,8 @@ func TestOpenAPI(t *testing.T) {
 	if err := gone.Shutdown(ctx); err != nil {
 		t.Fatal(err)
 	}
+	guarded := perform(t, fanfare.Config{Auth: &fanfare.AuthConfig{Authenticator: badges}})
+	asRoot, asAnn := []string{"Authorization: Bearer root"}, []string{"Authorization: Bearer ann"}
 	const lines = "Content-Type: application/x-ndjson"
 	socket := []string{"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version: 13"}
 	old := append(slices.Clone(socket[:3]), "Sec-WebSocket-Version: 8")
@@ -261,10 +263,26 @@ func TestOpenAPI(t *testing.T) {
 		{s, "/-/readyz", "HEAD", "", "", nil, 200},
 		{gone, "/-/readyz", "GET", "", "", nil, 503},
 		{gone, "/-/readyz", "HEAD", "", "", nil, 503},
+		{s, "/-/metrics", "GET", "", "", nil, 200},
+		{guarded, "/-/metrics", "GET", "", "", nil, 401},
+		{guarded, "/-/metrics", "GET", "", "", asAnn, 403},
+		{guarded, "/-/metrics", "GET", "", "", asRoot, 200},
+		{guarded, "/-/revoke", "POST", "", `{"subject":"bob"}`, asRoot, 200},
+		{guarded, "/-/revoke", "POST", "", `{}`, asRoot, 400},
+		{guarded, "/-/revoke", "POST", "", `{"subject":"bob"}`, nil, 401},
+		{guarded, "/-/revoke", "POST", "", `{"subject":"bob"}`, asAnn, 403},
+		{s, "/-/revoke", "POST", "", `{"subject":"bob"}`, nil, 403},
+		{guarded, "/-/debug/pprof/{profile}", "GET", "", "", asRoot, 200},
+		{guarded, "/-/debug/pprof/{profile}", "GET", "?debug=1", "", asRoot, 200},
+		{guarded, "/-/debug/pprof/{profile}", "GET", "", "", nil, 401},
+		{guarded, "/-/debug/pprof/{profile}", "GET", "", "", asAnn, 403},
+		{guarded, "/-/debug/pprof/none", "GET", "", "", asRoot, 404},
 	} {
 		name := fmt.Sprint(c.method, " ", c.path, c.query, " ", c.headers)
 		item := d.Paths.Value(c.path)
-		if item == nil {
+		if strings.HasPrefix(c.path, "/-/debug/pprof/") {
+			item = d.Paths.Value("/-/debug/pprof/{profile}")
+		} else if item == nil {
 			item = d.Paths.Value("/{channel}")
 		}
 		op := item.GetOperation(c.method)
@@ -272,7 +290,7 @@ func TestOpenAPI(t *testing.T) {
 			t.Errorf("%s is not described", name)
 			continue
 		}
-		resp, _ := c.stage.answer(t, c.method, strings.ReplaceAll(c.path, "{channel}", "chat")+c.query, c.body, c.headers...)
+		resp, _ := c.stage.answer(t, c.method, strings.NewReplacer("{channel}", "chat", "{profile}", "heap").Replace(c.path)+c.query, c.body, c.headers...)
 		body := resp.read
 		if resp.StatusCode != c.status {
 			t.Errorf("%s: %s, want %d: %s", name, resp.Status, c.status, body)

@@ -91,28 +91,27 @@ var (
 	patternMethods = []string{http.MethodGet, http.MethodHead, http.MethodOptions}
 )
 
+// ownPages are what everybody finds below /-/.
+var ownPages = []string{"fanfare.js", "healthz", "readyz"}
+
 // serveOwn answers what begins with /-/.
 func (s *Server) serveOwn(w http.ResponseWriter, r *http.Request, what string) {
-	switch what {
-	case "connect":
+	switch {
+	case what == "connect":
 		s.metrics.requests[webSocketRequest].Inc()
 		s.serveWebSocket(w, r, "")
-		return
-	case "healthz", "readyz", "fanfare.js":
-	default:
-		s.refuse(w, errorf("not_found", "the server has nothing at /-/%.80s; it has /-/connect, /-/fanfare.js, /-/healthz and /-/readyz", what))
-		return
-	}
-	switch {
-	case r.Method != http.MethodGet && r.Method != http.MethodHead:
-		w.Header().Set("Allow", "GET, HEAD")
-		s.refuse(w, errorf("bad_method", "/-/%s answers GET and HEAD", what))
-	case what == "fanfare.js":
+	case isOperators(what):
+		if err := s.mayOperate(r, what); err != nil {
+			s.refuse(w, err)
+			return
+		}
+		s.serveOperators(w, r, what)
+	case !slices.Contains(ownPages, what):
+		s.refuse(w, errorf("not_found", "the server has nothing at /-/%.80s; it has /-/connect, /-/fanfare.js, /-/healthz and /-/readyz, and for operators /-/metrics, /-/revoke and /-/debug/pprof/", what))
+	case what == "fanfare.js" && (r.Method == http.MethodGet || r.Method == http.MethodHead):
 		browser.Serve(w, r)
-	case what == "readyz" && s.closing.Load():
-		s.refuse(w, ErrServerClosed)
 	default:
-		s.writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
+		s.serveOperators(w, r, what) // which here is for everybody
 	}
 }
 

@@ -44,6 +44,7 @@ type Server struct {
 
 	now      atomic.Pointer[Config] // what counts; Reload replaces it
 	stats    counters
+	health   health
 	limits   *limiter      // static
 	closing  atomic.Bool   // Shutdown was called
 	pending  atomic.Int64  // publications that the broker has not answered yet

@@ -3,11 +3,10 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
-	"net/netip"
-	"slices"
 	"strings"
+
+	"fanfare/internal/handshake"
 )
 
 // onlyHosts refuses requests for host names that are neither this machine's nor
@@ -21,7 +20,7 @@ import (
 // anything, since such a page has none: a cookie, too, belongs to a name.
 func onlyHosts(known func() (names []string, all bool), next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if names, all := known(); all || knownHost(r.Host, names) {
+		if names, all := known(); all || handshake.KnownHost(r.Host, names) {
 			next.ServeHTTP(w, r)
 			return
 		}
@@ -52,18 +51,4 @@ func checkHost(name string) error {
 		return fmt.Errorf("%q is not a host's name: give the name alone, without scheme, port, path or pattern, as in chat.example.com", name)
 	}
 	return nil
-}
-
-// knownHost reports whether a Host header names an address, localhost, or one
-// of names.
-func knownHost(host string, names []string) bool {
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
-	}
-	host = strings.TrimSuffix(strings.ToLower(host), ".")
-	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
-		return true
-	}
-	return host == "localhost" || strings.HasSuffix(host, ".localhost") ||
-		slices.ContainsFunc(names, func(name string) bool { return strings.EqualFold(name, host) })
 }
