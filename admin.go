@@ -45,9 +45,13 @@ func (s *Server) Admin() http.Handler {
 		case fromElsewhere(r):
 			s.refuse(w, &Error{Code: "bad_origin", status: http.StatusForbidden, Message: "these pages are not for those of other sites"})
 		case path == "":
-			s.serveIndex(w, r)
+			if s.ownMethod(w, r, "") {
+				s.serveIndex(w)
+			}
 		case what != path && (isOperators(what) || what == "healthz" || what == "readyz"):
-			s.serveOperators(w, r, what)
+			if s.ownMethod(w, r, what) {
+				s.serveOperators(w, r, what)
+			}
 		default:
 			s.refuse(w, errorf("not_found", "there is nothing here; / lists what there is"))
 		}
@@ -99,11 +103,6 @@ func (s *Server) serveOperators(w http.ResponseWriter, r *http.Request, what str
 		s.serveRevoke(w, r)
 		return
 	}
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		w.Header().Set("Allow", "GET, HEAD")
-		s.refuse(w, errorf("bad_method", "/-/%.40s answers GET and HEAD", what))
-		return
-	}
 	switch name, isProfile := strings.CutPrefix(what, "debug/pprof"); {
 	case isProfile:
 		s.serveProfile(w, r, strings.Trim(name, "/"))
@@ -118,13 +117,22 @@ func (s *Server) serveOperators(w http.ResponseWriter, r *http.Request, what str
 	}
 }
 
-// serveIndex lists the pages.
-func (s *Server) serveIndex(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		w.Header().Set("Allow", "GET, HEAD")
-		s.refuse(w, errorf("bad_method", "/ answers GET and HEAD"))
-		return
+// ownMethod reports whether a page below /-/ answers a method, and otherwise refuses it.
+func (s *Server) ownMethod(w http.ResponseWriter, r *http.Request, what string) bool {
+	if what == "revoke" && r.Method == http.MethodPost || what != "revoke" && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
+		return true
 	}
+	allowed := "GET, HEAD"
+	if what == "revoke" {
+		allowed = "POST"
+	}
+	w.Header().Set("Allow", allowed)
+	s.refuse(w, errorf("bad_method", "/-/%.40s answers %s", what, allowed))
+	return false
+}
+
+// serveIndex lists the pages.
+func (s *Server) serveIndex(w http.ResponseWriter) {
 	page(w, "text/html; charset=utf-8", `<!doctype html><title>Fanfare</title><h1>For operators</h1><ul>
 <li><a href="/-/metrics">/-/metrics</a>: what happens, for Prometheus
 <li><a href="/-/healthz">/-/healthz</a>: whether the process answers

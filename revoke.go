@@ -128,13 +128,8 @@ func (s *Server) reconsider() {
 	})
 }
 
-// serveRevoke answers POST /-/revoke. Who may ask was found out before.
+// serveRevoke answers POST /-/revoke. Who may ask, and that it is a POST, was found out before.
 func (s *Server) serveRevoke(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodPost {
-		w.Header().Set("Allow", "POST")
-		s.refuse(w, errorf("bad_method", "/-/revoke answers POST"))
-		return
-	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 16<<10))
 	if err != nil {
 		s.refuse(w, s.cutShort(err))

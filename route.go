@@ -100,15 +100,16 @@ func (s *Server) serveOwn(w http.ResponseWriter, r *http.Request, what string) {
 	case what == "connect":
 		s.metrics.requests[webSocketRequest].Inc()
 		s.serveWebSocket(w, r, "")
+	case !isOperators(what) && !slices.Contains(ownPages, what):
+		s.refuse(w, errorf("not_found", "the server has nothing at /-/%.80s; it has /-/connect, /-/fanfare.js, /-/healthz and /-/readyz, and for operators /-/metrics, /-/revoke and /-/debug/pprof/", what))
+	case !s.ownMethod(w, r, what):
 	case isOperators(what):
 		if err := s.mayOperate(r, what); err != nil {
 			s.refuse(w, err)
 			return
 		}
 		s.serveOperators(w, r, what)
-	case !slices.Contains(ownPages, what):
-		s.refuse(w, errorf("not_found", "the server has nothing at /-/%.80s; it has /-/connect, /-/fanfare.js, /-/healthz and /-/readyz, and for operators /-/metrics, /-/revoke and /-/debug/pprof/", what))
-	case what == "fanfare.js" && (r.Method == http.MethodGet || r.Method == http.MethodHead):
+	case what == "fanfare.js":
 		browser.Serve(w, r)
 	default:
 		s.serveOperators(w, r, what) // which here is for everybody
