@@ -12,7 +12,6 @@ import (
 	"unicode"
 
 	"fanfare/auth"
-	"fanfare/internal/frame"
 	"fanfare/internal/handshake"
 	"fanfare/protocol"
 )
@@ -300,7 +299,7 @@ func (who *speaker) subject() string {
 
 // pendingRules are for one who may do nothing yet but say who it is: a message has
 // room for a token of any usual length, and not for more.
-var pendingRules = frame.Rules{Masked: true, Limit: 4 << 10}
+var pendingRules = newRules(4 << 10)
 
 // renewed has a session go on as the one whom a token names.
 func (s *session) renewed(token string) (*speaker, error) {

@@ -164,6 +164,10 @@ type Config struct {
 	// first byte to its last. Default one minute.
 	MessageTimeout time.Duration
 
+	// Compression is for WebSocket clients that offer it. Default: messages of 256
+	// bytes and more are compressed.
+	Compression Compression
+
 	// SlowReaders is what becomes of a client that lags more than MaxLag
 	// behind. Default CatchUp. A client may ask for another with ?slow=.
 	SlowReaders Policy

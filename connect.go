@@ -28,6 +28,11 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request, channel 
 		s.refuse(w, err)
 		return
 	}
+	extensions, bits, err := s.compress(r)
+	if err != nil {
+		s.refuse(w, err)
+		return
+	}
 	if channel == "" && subprotocol != protocol.Subprotocol {
 		s.refuse(w, errorf("bad_subprotocol", "/-/connect has no channel: ask for the subprotocol %s, or connect to a channel's URL", protocol.Subprotocol))
 		return
@@ -49,7 +54,8 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request, channel 
 	case r.Header.Get(positionHeader) == "pong":
 		wire = plainWithPosition
 	}
-	sess := &session{server: s, id: s.newID()}
+	wire = s.wire(wire, bits)
+	sess := &session{server: s, id: s.newID(), bits: bits}
 	who, r, err := s.visitor(r, &set, channel)
 	if err == nil {
 		guest, err = s.seat(guest, who)
@@ -94,7 +100,7 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request, channel 
 			s.ends.Done()
 		}
 	}()
-	nc, early, err := handshake.Take(w, r, handshake.Agreed{Subprotocol: subprotocol}, header)
+	nc, early, err := handshake.Take(w, r, handshake.Agreed{Subprotocol: subprotocol, Extensions: extensions}, header)
 	if err != nil {
 		var refusal *handshake.Refusal
 		if errors.As(err, &refusal) {

@@ -39,7 +39,7 @@ var house = map[string]struct{ ours, outside string }{
 	"internal/transport/transporttest": {"internal/transport", ""},
 	"internal/chromiumtest":            {"internal/partner", "github.com/chromedp/chromedp"},
 
-	".": {"auth broker browser internal/descriptors internal/feed internal/frame internal/handshake internal/limit internal/netend internal/reactor internal/stream internal/tally internal/transport protocol web", "github.com/prometheus/client_golang"},
+	".": {"auth broker browser internal/deflate internal/descriptors internal/feed internal/frame internal/handshake internal/limit internal/netend internal/reactor internal/stream internal/tally internal/transport protocol web", "github.com/prometheus/client_golang"},
 
 	"client":            {"broker protocol websocket", ""},
 	"websocket":         {"internal/deflate internal/frame internal/handshake internal/netend", "golang.org/x/net"},

@@ -175,7 +175,7 @@ var (
 )
 
 // maxLine is how long a line may be: as long as a text in fanfare.v1.
-func (p *poster) maxLine() int { return int(p.server.v1Rules.Limit) }
+func (p *poster) maxLine() int { return int(p.server.v1Rules.loose.Limit) }
 
 // line returns the next line without white space around it, until the next call.
 // The last may lack its end. After [errLongLine] there are more.

@@ -32,6 +32,7 @@ import asyncio, sys, websockets
 
 async def main():
     async with websockets.connect("URL") as ws:
+        print(ws.response.headers.get("Sec-WebSocket-Extensions"), flush=True)
         loop = asyncio.get_running_loop()
         async def speak():
             while line := await loop.run_in_executor(None, sys.stdin.readline):
@@ -49,13 +50,14 @@ const WebSocket = require('ws')
 const readline = require('readline')
 const ws = new WebSocket('URL')
 ws.on('message', data => console.log(String(data)))
+ws.on('open', () => console.log(ws.extensions))
 ws.on('open', () => readline.createInterface({ input: process.stdin })
   .on('line', line => ws.send(line))
   .on('close', () => ws.close()))
 `
 
 // Everyone's clients, on one channel: each hears all that all said, itself
-// included, in one order, Chinese and emoji unharmed.
+// included, in one order, Chinese and emoji unharmed, and compressed both ways.
 func TestOtherPeoplesClients(t *testing.T) {
 	s := perform(t, fanfare.Config{})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -76,32 +78,47 @@ func TestOtherPeoplesClients(t *testing.T) {
 	at := func(script, name string) string { return strings.ReplaceAll(script, "URL", url+name) }
 	python, pythonIn, pythonOut := start(t, partner.Python(t), nil, at(pythonClient, "python"), "client.py")
 	process("python", pythonIn, pythonOut)
+	compressed := func(name, extensions string) {
+		if !strings.Contains(extensions, "permessage-deflate") {
+			t.Errorf("%s: the extensions are %q", name, extensions)
+		}
+	}
 	nodePath, modules := partner.Node(t)
 	node, nodeIn, nodeOut := start(t, nodePath, []string{"NODE_PATH=" + modules}, at(nodeClient, "node"), "client.js")
 	process("node", nodeIn, nodeOut)
+	for _, who := range guests {
+		said, err := who.hear()
+		if err != nil {
+			t.Fatal(err)
+		}
+		compressed(who.name, said)
+	}
 
-	g, _, err := gorilla.DefaultDialer.DialContext(ctx, url+"gorilla", nil)
+	g, resp, err := (&gorilla.Dialer{EnableCompression: true}).DialContext(ctx, url+"gorilla", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	compressed("gorilla", resp.Header.Get("Sec-WebSocket-Extensions"))
 	defer g.Close()
 	guests = append(guests, guest{"gorilla",
 		func(text string) { g.WriteMessage(gorilla.TextMessage, []byte(text)) },
 		func() (string, error) { _, b, err := g.ReadMessage(); return string(b), err }})
 
-	c, _, err := coder.Dial(ctx, url+"coder", nil)
+	c, resp, err := coder.Dial(ctx, url+"coder", &coder.DialOptions{CompressionMode: coder.CompressionNoContextTakeover, CompressionThreshold: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
+	compressed("coder", resp.Header.Get("Sec-WebSocket-Extensions"))
 	defer c.CloseNow()
 	guests = append(guests, guest{"coder",
 		func(text string) { c.Write(ctx, coder.MessageText, []byte(text)) },
 		func() (string, error) { _, b, err := c.Read(ctx); return string(b), err }})
 
-	o, _, err := websocket.Dial(ctx, url+"ours", nil)
+	o, resp, err := websocket.Dial(ctx, url+"ours", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	compressed("ours", resp.Header.Get("Sec-WebSocket-Extensions"))
 	defer o.CloseNow()
 	guests = append(guests, guest{"ours",
 		func(text string) { o.Write(ctx, websocket.Text, []byte(text)) },
@@ -109,7 +126,7 @@ func TestOtherPeoplesClients(t *testing.T) {
 
 	eventually(t, "all guests are here", func() bool { return s.Stats().Sessions == len(guests) })
 	for _, who := range guests {
-		text := "你好 👩‍🚀 from " + who.name
+		text := strings.Repeat("你好 👩‍🚀 from "+who.name+" ", 300) + "." // 10 KB: more than all their thresholds
 		who.say(text)
 		for _, listener := range guests {
 			heard, err := listener.hear()
@@ -117,7 +134,7 @@ func TestOtherPeoplesClients(t *testing.T) {
 				t.Fatalf("%s: %v", listener.name, err)
 			}
 			if want := who.name + ": " + text; len(heard) < 11 || heard[11:] != want {
-				t.Fatalf("%s hears %q, want %q", listener.name, heard, want)
+				t.Fatalf("%s hears %.100q, want %.100q", listener.name, heard, want)
 			}
 		}
 	}

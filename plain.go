@@ -32,7 +32,7 @@ type plain struct{}
 
 func (plain) face() face { return plainFace }
 
-func (plain) rules(s *Server) *frame.Rules { return &s.rules }
+func (plain) rules(s *Server) *rules { return &s.rules }
 
 // hear implements [conversation]: it publishes.
 func (plain) hear(s *session, isBinary bool, text []byte) bool {

@@ -38,6 +38,7 @@ func (s *Server) Reload(cfg Config) error {
 		"HeartbeatTimeout": cfg.HeartbeatTimeout != was.HeartbeatTimeout,
 		"WriteTimeout":     cfg.WriteTimeout != was.WriteTimeout,
 		"CloseTimeout":     cfg.CloseTimeout != was.CloseTimeout,
+		"Compression":      cfg.Compression != was.Compression,
 		"MessageTimeout":   cfg.MessageTimeout != was.MessageTimeout,
 	} {
 		if changed {

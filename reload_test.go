@@ -232,6 +232,7 @@ func TestReloadSaysWhatItCannot(t *testing.T) {
 		"HeartbeatTimeout": {HeartbeatTimeout: time.Hour},
 		"WriteTimeout":     {WriteTimeout: time.Hour},
 		"CloseTimeout":     {CloseTimeout: time.Hour},
+		"Compression":      {Compression: fanfare.Compression{Off: true}},
 		"MessageTimeout":   {MessageTimeout: time.Hour},
 	} {
 		other.History = 20

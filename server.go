@@ -18,7 +18,6 @@ import (
 
 	"fanfare/broker"
 	"fanfare/internal/descriptors"
-	"fanfare/internal/frame"
 	"fanfare/internal/reactor"
 	"fanfare/internal/stream"
 	"fanfare/internal/transport"
@@ -35,8 +34,9 @@ type Server struct {
 	transports []transport.Transport // the first that takes a connection has it
 	counts     map[transport.Loop]*loopCounts
 	metrics    *metrics
-	rules      frame.Rules // of plain clients
-	v1Rules    frame.Rules
+	rules      rules // of plain clients
+	v1Rules    rules
+	packings   map[packing]*wire
 	born       time.Time
 	ticks      ticks
 	life       context.Context // ends when Shutdown is called
@@ -89,10 +89,11 @@ func New(cfg Config) (*Server, error) {
 		log:        cfg.Logger,
 		broker:     cfg.Broker,
 		transports: transports,
-		rules:      frame.Rules{Masked: true, Limit: int64(cfg.MaxMessage)},
+		rules:      newRules(int64(cfg.MaxMessage)),
 		// In JSON a byte of a text may be six: \u0000.
-		v1Rules: frame.Rules{Masked: true, Limit: 6*int64(cfg.MaxMessage) + 4096},
-		born:    time.Now(),
+		v1Rules:  newRules(6*int64(cfg.MaxMessage) + 4096),
+		packings: cfg.Compression.packings(),
+		born:     time.Now(),
 		ticks: ticks{
 			heartbeat: cfg.ticks(cfg.Heartbeat),
 			answer:    cfg.ticks(cfg.HeartbeatTimeout),

@@ -45,8 +45,9 @@ type session struct {
 	out        bool   // nothing is taken from the client any more, nor told to it but why
 	asked      bool   // for another token
 	closeSent  bool
-	closeSeen  bool // the client closed, or broke the protocol: nothing is expected of it any more
-	gone       bool // Gone was called
+	closeSeen  bool  // the client closed, or broke the protocol: nothing is expected of it any more
+	gone       bool  // Gone was called
+	bits       uint8 // static: the client's window, to which messages are compressed; 0: they are not
 
 	talk     conversation // static
 	sub      subscription // of the plain conversation; of it, only the cursor
@@ -64,7 +65,7 @@ type conversation interface {
 	// face is what it counts as.
 	face() face
 	// rules are those of the frames that the client sends.
-	rules(*Server) *frame.Rules
+	rules(*Server) *rules
 	// hear does what the client said, on the goroutine that read it, if that is
 	// possible without waiting for anybody, and otherwise reports false and does
 	// nothing. text is not the conversation's to keep.
@@ -145,6 +146,7 @@ type incoming struct {
 	session *session
 	parser  frame.Parser
 	message frame.Message
+	packed  bool // the message under way is compressed
 	whole   bool // a message was completed since Receive was called
 	frames  int  // since then, besides those that completed one
 	age     int  // ticks since the message under way began; guarded by the session's mu
@@ -160,14 +162,10 @@ func (s *session) Receive(b []byte) bool {
 		in = spare.Get().(*incoming)
 		in.session = s
 	}
-	rules := s.talk.rules(s.server)
-	if s.who.Load().waits != nil {
-		rules = &pendingRules
-	}
 	s.mu.Lock()
 	s.spent(0, len(b))
 	s.mu.Unlock()
-	err := in.parser.Push(b, rules, in)
+	err := in.parser.Push(b, s.rules(), in)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.quiet = 0
@@ -211,11 +209,17 @@ func (in *incoming) Frame(f frame.Frame) error {
 	case frame.Close:
 		return s.peerClosed(f.Payload)
 	default:
+		if f.First {
+			in.packed = f.Rsv1
+		}
 		if payload, whole := in.message.Add(f); whole {
 			in.whole = true
 			in.frames--
 			frames := in.frames
 			in.frames = 0
+			if in.packed {
+				return s.saidPacked(frames, f.Opcode == frame.Binary, payload)
+			}
 			s.said(frames, f.Opcode == frame.Binary, payload)
 		}
 	}

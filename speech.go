@@ -25,7 +25,7 @@ func weight(text []byte) int32 { return 1 + int32(len(text)>>14) }
 func (s *session) said(frames int, isBinary bool, text []byte) {
 	s.mu.Lock()
 	s.spent(frames, 0)
-	waits, out := s.parks() || s.speaking || s.full() || !s.affords(), s.out
+	waits, out := s.waits() || !s.affords(), s.out
 	s.mu.Unlock()
 	if out {
 		return
@@ -40,10 +40,13 @@ func (s *session) said(frames int, isBinary bool, text []byte) {
 		s.unheard() // it is counted when it is done
 	}
 	if !s.out {
-		s.park(isBinary, text)
+		s.park(isBinary, false, text)
 		s.goOn()
 	}
 }
+
+// waits reports whether what the client says must be parked. The caller holds mu.
+func (s *session) waits() bool { return s.parks() || s.speaking || s.full() }
 
 // owe counts what is being done for the client, until answered is called. The
 // caller holds mu.
@@ -54,11 +57,14 @@ func (s *session) owe(text []byte) {
 
 // park keeps what the client said until speak takes it. What one read brings
 // can be ten thousand messages, so they are kept as long as they came, and no longer.
-// The caller holds mu.
-func (s *session) park(isBinary bool, text []byte) {
-	head := uint64(len(text)) << 1
+// What came compressed stays so. The caller holds mu.
+func (s *session) park(isBinary, packed bool, text []byte) {
+	head := uint64(len(text)) << 2
 	if isBinary {
 		head |= 1
+	}
+	if packed {
+		head |= 2
 	}
 	a := s.aside()
 	a.parked = append(binary.AppendUvarint(a.parked, head), text...)
@@ -109,7 +115,7 @@ func (s *session) restrain() {
 func (s *session) speak() {
 	defer s.server.speakers.Add(-1)
 	for {
-		isBinary, text, then := s.unpark()
+		isBinary, packed, text, then := s.unpark()
 		switch then {
 		case nothing:
 			return
@@ -118,6 +124,12 @@ func (s *session) speak() {
 				s.server.log.Error("internal error", "error", err)
 			}
 		case act:
+			if packed {
+				var ok bool
+				if text, ok = s.unpack(isBinary, text); !ok {
+					continue
+				}
+			}
 			s.talk.act(s, isBinary, text)
 		}
 	}
@@ -134,27 +146,27 @@ const (
 
 // unpark takes the next of what is parked, as far as it may be done, or says that
 // the session parts. Without either speak ends.
-func (s *session) unpark() (isBinary bool, text []byte, then step) {
+func (s *session) unpark() (isBinary, packed bool, text []byte, then step) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.parts():
 		s.parted = true
-		return false, nil, parting
+		return false, false, nil, parting
 	case !s.parks() || s.full() || !s.affords():
 		s.speaking = false
 		s.restrain()
-		return false, nil, nothing
+		return false, false, nil, nothing
 	}
 	a := s.asides
 	head, n := binary.Uvarint(a.parked)
-	end := n + int(head>>1)
+	end := n + int(head>>2)
 	text = a.parked[n:end:end]
 	s.unanswered += weight(text)
 	if a.parked = a.parked[end:]; len(a.parked) == 0 {
 		a.parked = nil
 	}
-	return head&1 == 1, text, act
+	return head&1 != 0, head&2 != 0, text, act
 }
 
 // notice has frames go out as soon as possible. Behind our close nothing is

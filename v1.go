@@ -50,7 +50,7 @@ func event(e *protocol.Event) []byte { return frame.Append(nil, frame.Text, e.Ap
 // maxInline is the longest command in bytes that is read on the loop.
 const maxInline = 16 << 10
 
-func (*v1) rules(s *Server) *frame.Rules { return &s.v1Rules }
+func (*v1) rules(s *Server) *rules { return &s.v1Rules }
 
 func (*v1) face() face { return v1Face }
 
@@ -150,7 +150,7 @@ func (v *v1) answer(s *session, cmd *protocol.Command, weight int32, ok *protoco
 	case err != nil:
 		v.reply(s, weight, event(failure(cmd, s.server.known(err))))
 	case cmd.ID != "":
-		v.reply(s, weight, event(ok))
+		v.reply(s, weight, s.packed(event(ok)))
 	default:
 		v.reply(s, weight, nil)
 	}
@@ -240,7 +240,7 @@ func (v *v1) subscribe(ctx context.Context, s *session, cmd *protocol.Command, w
 		return err
 	}
 	slow, _ := ParsePolicy(cmd.Slow) // which the protocol checked
-	at, err := s.server.find(ctx, cmd.Channel, sinceOf(cmd), slowness{policy: slow}, v1Wire, &s.who)
+	at, err := s.server.find(ctx, cmd.Channel, sinceOf(cmd), slowness{policy: slow}, s.server.wire(v1Wire, s.bits), &s.who)
 	if err != nil {
 		return err
 	}

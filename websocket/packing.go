@@ -48,9 +48,9 @@ func (p *packing) unpack(f frame.Frame, limit int64) (out frame.Frame, ok bool, 
 	if p.inside = !whole; !whole {
 		return f, false, nil
 	}
-	b, err := deflate.Inflate(packed, limit, p.in)
-	if err != nil {
-		return f, false, err
+	b, broken := deflate.Inflate(packed, limit, p.in)
+	if broken != nil {
+		return f, false, broken
 	}
 	if f.Opcode == frame.Text && !utf8.Valid(b) {
 		return f, false, &frame.Error{Code: InvalidPayload, Reason: "a text message is not UTF-8"}

@@ -52,6 +52,8 @@ grace: 3s
 heartbeat: 4s
 heartbeat-timeout: 5s
 max-message: 64KiB
+compression: false
+compress-over: 1KiB
 max-subscriptions: 7
 id-window: 8m
 origin: [https://app.example.com, "*.example.com"]
@@ -87,7 +89,7 @@ func TestFileSaysEverything(t *testing.T) {
 	}
 	want := &settings{
 		listen: "unix:/run/fanfare.sock", open: true, grace: 3 * time.Second, heartbeat: 4 * time.Second, heartbeatTimeout: 5 * time.Second,
-		maxMessage: 64 << 10, maxSubscriptions: 7, idWindow: 8 * time.Minute,
+		maxMessage: 64 << 10, compressOver: 1 << 10, maxSubscriptions: 7, idWindow: 8 * time.Minute,
 		origins: []string{"https://app.example.com", "*.example.com"}, hosts: []string{"chat.example.com"},
 		tlsCert: "cert.pem", tlsKey: "key.pem", acmeDomains: []string{"chat.example.com"}, acmeEmail: "admin@example.com", acmeCache: "certificates",
 		acmeDirectory: "https://ca.example.com/directory", httpRedirect: "0.0.0.0:80", hsts: 24 * time.Hour, behindProxy: true,
@@ -105,7 +107,7 @@ func TestFileSaysEverything(t *testing.T) {
 	if cfg.History != all.History || cfg.HistoryAge != all.HistoryAge || cfg.HistoryBytes != all.HistoryBytes || cfg.SlowReaders != all.SlowReaders || cfg.MaxLag != all.MaxLag {
 		t.Errorf("for all channels: %+v", cfg)
 	}
-	if cfg.MaxSubscriptions != 7 || cfg.IDWindow != 8*time.Minute || cfg.MaxMessage != 64<<10 || cfg.Heartbeat != 4*time.Second || cfg.HeartbeatTimeout != 5*time.Second || len(cfg.Origins) != 2 {
+	if cfg.MaxSubscriptions != 7 || cfg.IDWindow != 8*time.Minute || cfg.MaxMessage != 64<<10 || cfg.Heartbeat != 4*time.Second || cfg.HeartbeatTimeout != 5*time.Second || len(cfg.Origins) != 2 || cfg.Compression != (fanfare.Compression{Off: true, Over: 1 << 10}) {
 		t.Errorf("%+v", cfg)
 	}
 	got.channels = nil

@@ -28,6 +28,8 @@ type settings struct {
 	heartbeat        time.Duration
 	heartbeatTimeout time.Duration
 	maxMessage       size
+	compression      bool
+	compressOver     size
 	maxSubscriptions int
 	idWindow         time.Duration
 	origins          []string
@@ -53,6 +55,8 @@ func defaultSettings() *settings {
 		heartbeat:        25 * time.Second,
 		heartbeatTimeout: 10 * time.Second,
 		maxMessage:       1 << 20,
+		compression:      true,
+		compressOver:     256,
 		maxSubscriptions: 1000,
 		idWindow:         5 * time.Minute,
 		logLevel:         "info",
@@ -63,7 +67,7 @@ func defaultSettings() *settings {
 // atStart are the settings of which others than those at its start do not reach a
 // program that runs. They have one value each.
 var atStart = []string{
-	"acme-cache", "acme-directory", "acme-email", "behind-proxy", "heartbeat", "heartbeat-timeout", "hsts", "http-redirect", "id-window",
+	"acme-cache", "acme-directory", "acme-email", "behind-proxy", "compress-over", "compression", "heartbeat", "heartbeat-timeout", "hsts", "http-redirect", "id-window",
 	"listen", "log-format", "max-message", "open", "tls-cert", "tls-key",
 }
 
@@ -77,6 +81,9 @@ func (s *settings) flags() *pflag.FlagSet {
 	flags.Var(&value[time.Duration]{&s.heartbeat, "duration", duration}, "heartbeat", "ping a client after so much silence")
 	flags.Var(&value[time.Duration]{&s.heartbeatTimeout, "duration", duration}, "heartbeat-timeout", "drop a client that did not answer a ping for so long")
 	flags.Var(&s.maxMessage, "max-message", "the largest message, over a WebSocket or in a POST")
+	flags.Var(&value[bool]{&s.compression, "bool", yesOrNo}, "compression", "compress messages for WebSocket clients that offer it")
+	flags.Lookup("compression").NoOptDefVal = "true"
+	flags.Var(&s.compressOver, "compress-over", "compress messages of this size and more; 1: all")
 	flags.Var(&value[int]{&s.maxSubscriptions, "int", from(1)}, "max-subscriptions", "how many channels and patterns one connection may read")
 	flags.Var(&value[time.Duration]{&s.idWindow, "duration", duration}, "id-window", "for how long a message that is published again with the same id is known again")
 	flags.Var(&list{&s.origins, ",", func(s string) error { return handshake.CheckOrigins([]string{s}) }}, "origin", `let web pages of this origin connect too, "https://app.example.com" or "*.example.com"; repeatable`)
@@ -107,6 +114,7 @@ func (s *settings) config() fanfare.Config {
 		Heartbeat:        s.heartbeat,
 		HeartbeatTimeout: s.heartbeatTimeout,
 		MaxMessage:       int(s.maxMessage),
+		Compression:      fanfare.Compression{Off: !s.compression, Over: int(s.compressOver)},
 		MaxSubscriptions: s.maxSubscriptions,
 		IDWindow:         s.idWindow,
 		Origins:          s.origins,

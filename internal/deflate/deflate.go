@@ -188,8 +188,8 @@ var readers = sync.Pool{New: func() any {
 // Inflate returns the message that came as the payload p; its bytes are the
 // caller's. A message of more than limit bytes, or of far more than it came as,
 // is not inflated beyond that. w is nil where there is no context takeover. The
-// error is a [*frame.Error], and says what to close with.
-func Inflate(p []byte, limit int64, w *Window) ([]byte, error) {
+// error says what to close with.
+func Inflate(p []byte, limit int64, w *Window) ([]byte, *frame.Error) {
 	r := readers.Get().(*reader)
 	defer readers.Put(r)
 	// An empty block with an end behind it, so that the end is seen.
@@ -222,7 +222,7 @@ func Inflate(p []byte, limit int64, w *Window) ([]byte, error) {
 }
 
 // inflate goes on to the next end, or until there are more than most bytes.
-func (r *reader) inflate(dict []byte, most int64) error {
+func (r *reader) inflate(dict []byte, most int64) *frame.Error {
 	_ = r.flate.(flate.Resetter).Reset(&r.in, dict) // it has no errors
 	for {
 		if len(r.out) == cap(r.out) {
