@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"fanfare"
+	"fanfare/auth"
 	"fanfare/internal/chromiumtest"
 
 	"github.com/chromedp/cdproto/cdp"
@@ -369,7 +370,7 @@ func TestPage(t *testing.T) {
 		h.line.Mend()
 		b.Until(`document.querySelector('#why').textContent === 'The server answers 503: the hall is closed until noon.'`)
 		h.closed.Store(false)
-		b.Do(chromedp.Click(chromedp.CSS("#now")))
+		b.Run(`document.querySelector('#now').click()`) // it may have come back by itself just now, and hidden it
 		b.Online()
 		b.Until(`document.querySelector('#trouble').hidden`)
 		h.say("chat", "bob", "still there")
@@ -398,6 +399,97 @@ func TestPage(t *testing.T) {
 		b.Online()
 		b.Until(`document.querySelector('#recent a').pathname === '/live/'`)
 	})
+}
+
+// A server that asks who one is: the page asks for a token, and says what is wrong
+// with one. It is in no URL, and gone after signing out.
+func TestSignIn(t *testing.T) {
+	open := chromiumtest.Start(t)
+	tokens := auth.Func(func(_ context.Context, c auth.Credentials) (*auth.Identity, error) {
+		if c.Request != nil && strings.Contains(c.Request.URL.String(), "letmein") {
+			t.Error("a token in a URL")
+		}
+		switch c.Token {
+		case "":
+			return nil, nil
+		case "letmein/alice=": // no header takes this one
+			return &auth.Identity{Subject: "alice"}, nil
+		case "letmein-bob":
+			return &auth.Identity{Subject: "bob", Allow: map[auth.Right][]string{auth.Subscribe: {"chat"}, auth.Publish: nil, auth.History: nil, auth.Presence: nil}}, nil
+		}
+		return nil, &auth.Error{Code: "bad_token", Message: "this token opens nothing here"}
+	})
+	rules := append(auth.Rules{{Channels: []string{"news"}, Roles: []string{auth.Anonymous}, Allow: []auth.Right{auth.Subscribe}}}, auth.Default...)
+	for name, rules := range map[string]auth.Rules{"nothing is open": nil, "something is open": rules} {
+		t.Run(name, func(t *testing.T) {
+			h := newHouse(t, fanfare.Config{Auth: &fanfare.AuthConfig{Authenticator: tokens, Rules: rules}})
+			h.say("chat", "carol", "hello")
+			b := open(t, h.line.URL+"/chat")
+			enter := func(token string) {
+				b.Until(`!document.querySelector('#sign').hidden && document.querySelector('#composer').hidden && document.querySelector('#trouble').hidden`)
+				b.Do(chromedp.SendKeys(chromedp.CSS("#token"), token+"\r"))
+			}
+			const wrong = `!document.querySelector('#denied').hidden && document.querySelector('#denied').textContent`
+			b.Until(`!document.querySelector('#sign').hidden && document.querySelector('#denied').hidden && document.querySelector('#state').textContent === 'Not signed in'`)
+			photographSigning(t, b, "phone-signin")
+			enter("letmein-forged")
+			b.Until(wrong + ` === 'This token opens nothing here.'`)
+			photographSigning(t, b, "phone-denied")
+			enter("letmein/alice=")
+			b.Online()
+			b.Shows("carol: hello")
+			b.Say("it is me")
+			b.Shows("carol: hello", "> alice: it is me")
+			b.Until(`document.querySelector('#name').textContent === 'alice' && !location.href.includes('letmein') && document.querySelector('#here').textContent.trim() === '1 here'`)
+			b.Run(`location.reload()`)
+			b.Online()
+			b.Shows("carol: hello", "> alice: it is me")
+			if n, err := h.now.Load().Revoke(t.Context(), fanfare.Revocation{Subject: "alice"}); n != 1 || err != nil {
+				t.Errorf("%d, %v", n, err)
+			}
+			b.Until(wrong)
+			enter("letmein-bob") // who may hear what is new, and nothing else
+			b.Online()
+			const past = "-- Some messages are not yours to read" // this tab was further back
+			b.Shows(past)
+			h.say("chat", "carol", "still here")
+			b.Shows(past, "carol: still here")
+			b.Do(chromedp.Click(chromedp.CSS("#name")), chromedp.Click(chromedp.CSS("#leave")))
+			b.Until(`!document.querySelector('#sign').hidden && document.querySelector('#denied').hidden`)
+
+			b = open(t, h.line.URL+"/chat?name=x&token=letmein-bob")
+			b.Online()
+			b.Until(`location.search === '?name=x'`)
+		})
+	}
+}
+
+// photographSigning looks at the page that asks for a token, on a phone, by day and by night.
+func photographSigning(t *testing.T, tab chromiumtest.Tab, name string) {
+	t.Helper()
+	dir := os.Getenv("FANFARE_SCREENSHOTS")
+	if dir == "" {
+		dir = t.TempDir()
+	}
+	for _, scheme := range []string{"light", "dark"} {
+		tab.Do(chromedp.EmulateViewport(390, 844, chromedp.EmulateMobile, chromedp.EmulateTouch),
+			chromedp.Func(func(ctx context.Context, target *chromedp.Target) error {
+				_, err := cdp.Call(ctx, target, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+					Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}},
+				})
+				return err
+			}))
+		tab.Until(`innerWidth === 390 && document.documentElement.scrollWidth <= 390 &&
+			[...document.querySelectorAll('#sign *')].every(node => node.getBoundingClientRect().right <= 390) &&
+			parseFloat(getComputedStyle(document.querySelector('#token')).fontSize) >= 16`)
+		shot, err := chromedp.Run(tab, chromedp.CaptureScreenshot())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name+"-"+scheme+".png"), shot, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // photograph looks at the page on a phone, by day and by night. The pictures go to
