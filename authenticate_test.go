@@ -435,6 +435,24 @@ func TestRevoke(t *testing.T) {
 	})
 }
 
+// A text that says who one is is nobody else's to read, whatever else is in it.
+func TestTokensAreNotPublished(t *testing.T) {
+	s := perform(t, guarded())
+	p := s.join("/chat/x", bearer("alice-token"))
+	for _, text := range []string{
+		`{"type":"auth","token":"alice-token"}`,
+		" {\"token\":\"alice-token\",\n\"type\" : \"auth\"}\n",
+		`{"type":"auth","token":"alice-token","more":"` + strings.Repeat("x", 100_000) + `"}`,
+		`{"type":"auth","id":"` + strings.Repeat("i", 300) + `","token":"alice-token"}`,
+	} {
+		p.say(text)
+		if heard := p.said(); !strings.HasPrefix(heard, "* ") {
+			t.Errorf("%.60q: heard %.60q", text, heard)
+		}
+	}
+	p.leave()
+}
+
 // A token that says to be issued in a moment, by a clock that is ahead, is revoked
 // with its subject as well.
 func TestRevokeWhoComesFromTheFuture(t *testing.T) {

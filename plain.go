@@ -36,7 +36,7 @@ func (plain) rules(s *Server) *rules { return &s.rules }
 
 // hear implements [conversation]: it publishes.
 func (plain) hear(s *session, isBinary bool, text []byte) bool {
-	if s.server.cfg.Hooks.Publish != nil || s.who.Load().waits != nil || s.server.tokenIn(text) != nil {
+	if s.server.cfg.Hooks.Publish != nil || s.who.Load().waits != nil || s.server.mentionsAuth(text) {
 		return false
 	}
 	m, answer := s.plainly(isBinary, text), s.plainAnswer(text)
@@ -87,7 +87,7 @@ func (plain) act(s *session, isBinary bool, text []byte) {
 // tokenIn returns the token of a text that says who the client is, which is then
 // nobody else's to read, also if something else is wrong with it; nil: it is a message.
 func (s *Server) tokenIn(text []byte) *string {
-	if s.trust() == nil || len(text) > maxInline || !bytes.Contains(text, []byte(`"auth"`)) {
+	if !s.mentionsAuth(text) {
 		return nil
 	}
 	var said struct {
@@ -99,6 +99,12 @@ func (s *Server) tokenIn(text []byte) *string {
 	}
 	token, _ := said.Token.(string) // another one is nobody's
 	return &token
+}
+
+// mentionsAuth reports whether a text may be one in which there is a token. It looks
+// at it only, so that a long one can be read elsewhere than on the loop.
+func (s *Server) mentionsAuth(text []byte) bool {
+	return s.trust() != nil && bytes.Contains(text, []byte(`"auth"`))
 }
 
 // plainly makes a message of what the client said.
