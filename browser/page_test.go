@@ -13,10 +13,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"fanfare"
+	"fanfare/auth"
+	"fanfare/fanfaretest"
 	"fanfare/internal/chromiumtest"
 	"fanfare/internal/partner"
 
@@ -43,6 +46,7 @@ window.say = what => { note('said', what); return fan.publish("said", what) }
 type house struct {
 	*fanfare.Server
 	t    *testing.T
+	mux  *http.ServeMux
 	line *chromiumtest.Line
 	rng  *rand.Rand
 
@@ -76,7 +80,7 @@ func newHouse(t *testing.T, cfg fanfare.Config, pages map[string]string) *house 
 		}
 		site.Close()
 	})
-	return &house{Server: srv, t: t, line: chromiumtest.NewLine(t, site.Listener.Addr().String()), rng: rand.New(rand.NewPCG(seed, 1))}
+	return &house{Server: srv, t: t, mux: mux, line: chromiumtest.NewLine(t, site.Listener.Addr().String()), rng: rand.New(rand.NewPCG(seed, 1))}
 }
 
 // publish publishes to "stream".
@@ -162,6 +166,7 @@ func TestInChromium(t *testing.T) {
 	open := chromiumtest.Start(t)
 	for name, scene := range map[string]func(t *testing.T, open opener){
 		"refreshed": refreshed, "cut": cut, "stalled": stalled, "asleep": asleep, "back and forth": backAndForth, "slow iterator": slowIterator,
+		"tokens": shortLivedTokens,
 	} {
 		t.Run(name, func(t *testing.T) { scene(t, open) })
 	}
@@ -345,6 +350,54 @@ for await (const { position, data } of fan.subscribe("stream", { since: "0" })) 
 		h.publish(fmt.Sprintf(`{"n":%d,"last":%t,"more":%q}`, i, i == n-1, strings.Repeat("x", 1000)))
 	}
 	h.read(tab)
+}
+
+// A page whose tokens last for two seconds reads on and on over one connection, and
+// over others when that breaks. A revoked or a forged token is the end, which says so.
+func shortLivedTokens(t *testing.T, open opener) {
+	var tokens fanfaretest.Tokens
+	give := func() string {
+		return tokens.Give(auth.Identity{Subject: "alice", Expires: time.Now().Add(2 * time.Second)})
+	}
+	page := strings.Replace(reader, "connect()", `connect(undefined, { token: window.ask = async () => (await fetch("/token", { method: "POST" })).text() })`, 1)
+	h := newHouse(t, fanfare.Config{Auth: &fanfare.AuthConfig{Authenticator: &tokens}}, map[string]string{"GET /page": page})
+	var forge atomic.Bool
+	h.mux.HandleFunc("POST /token", func(w http.ResponseWriter, _ *http.Request) {
+		if forge.Load() {
+			io.WriteString(w, fmt.Sprint("forged-", time.Now().UnixNano()))
+			return
+		}
+		io.WriteString(w, give())
+	})
+	tab := open(t, h.line.URL+"/page")
+	tab.Until(`window.fan?.state === 'connected' && fan.subject === 'alice'`)
+	session := chromiumtest.Value[string](tab, `fan.session`)
+	stop := h.stream()
+	defer stop()
+	tab.Run(`window.states = []; fan.addEventListener('state', event => states.push(event.state + ' ' + event.error?.code)); window.n = 0; window.saying = setInterval(() => say('t' + ++n), 20)`)
+	tab.Until(`n >= 250`) // five seconds at least
+	if again := chromiumtest.Value[string](tab, `fan.session`); again != session {
+		t.Errorf("it connected anew: %v", chromiumtest.Value[[]string](tab, `states`))
+	}
+	for range 3 {
+		h.line.Cut()
+		tab.Until(`fan.state === 'waiting'`)
+		h.line.Mend()
+		tab.Until(`fan.state === 'connected'`)
+	}
+	tab.Run(`clearInterval(saying)`)
+	stop()
+	h.read(tab)
+	h.heard(tab)
+
+	if n, err := h.Revoke(t.Context(), fanfare.Revocation{Session: chromiumtest.Value[string](tab, `fan.session`)}); n != 1 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	tab.Until(`states.includes('waiting revoked') && fan.state === 'connected'`) // with a new token, which is good
+	forge.Store(true)
+	h.line.Cut()
+	h.line.Mend()
+	tab.Until(`fan.state === 'closed' && fan.error.code === 'unauthenticated'`) // as a bad token in a first message is answered
 }
 
 // In Node, with the package ws.
