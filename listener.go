@@ -103,6 +103,9 @@ func (l *listener) face() face { return l.dialect.face }
 // reading implements [subscriber].
 func (l *listener) reading() *subscription { return &l.sub }
 
+// counted implements [client].
+func (l *listener) counted() *guest { return l.guest }
+
 // member implements [subscriber].
 func (l *listener) member() (member, bool) {
 	return member{l.id, l.who.Load().name}, !broker.IsPattern(l.sub.audience.channel.name)

@@ -349,6 +349,8 @@ type client interface {
 	reconsider()
 	// face is what it counts as.
 	face() face
+	// counted is how it counts against limits; nil: not at all.
+	counted() *guest
 }
 
 // enter counts in a client that was admitted, and serves it. If Shutdown began
@@ -370,7 +372,22 @@ func (s *Server) left(c client, conn transport.Conn, id uint64, why ending, err 
 	s.present.Add(-1)
 	s.counts[conn.Loop()].went[c.face()].Add(1)
 	s.stats.ended[why].Add(1)
-	s.log.Debug("connection ended", "session", idText(id), "face", c.face().String(), "channel", who.home, "name", who.name, "reason", why.String(), "error", err)
+	if s.log.Enabled(context.Background(), slog.LevelDebug) {
+		about := []any{"session", idText(id), "reason", why.String(), "face", c.face().String(), "channel", who.home}
+		if subject := who.subject(); subject != "" {
+			about = append(about, "subject", subject)
+		}
+		if who.name != "" {
+			about = append(about, "name", who.name)
+		}
+		if g := c.counted(); g != nil && g.address != nil {
+			about = append(about, "address", g.address.Key)
+		}
+		if err != nil {
+			about = append(about, "error", err)
+		}
+		s.log.Debug("connection ended", about...)
+	}
 	s.ends.Done()
 }
 

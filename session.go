@@ -414,6 +414,9 @@ func (s *session) face() face { return s.talk.face() }
 // reading implements [subscriber].
 func (s *session) reading() *subscription { return &s.sub }
 
+// counted implements [client].
+func (s *session) counted() *guest { return s.guest }
+
 // member implements [subscriber].
 func (s *session) member() (member, bool) {
 	return member{s.id, s.who.Load().name}, !broker.IsPattern(s.sub.audience.channel.name)

@@ -66,6 +66,8 @@ acme-directory: https://ca.example.com/directory
 http-redirect: 0.0.0.0:80
 hsts: 24h
 behind-proxy: true
+admin-listen: 0.0.0.0:9
+admin-open: true
 host: chat.example.com   # one needs no list
 history: 0
 history-age: 90m
@@ -93,6 +95,7 @@ func TestFileSaysEverything(t *testing.T) {
 		origins: []string{"https://app.example.com", "*.example.com"}, hosts: []string{"chat.example.com"},
 		tlsCert: "cert.pem", tlsKey: "key.pem", acmeDomains: []string{"chat.example.com"}, acmeEmail: "admin@example.com", acmeCache: "certificates",
 		acmeDirectory: "https://ca.example.com/directory", httpRedirect: "0.0.0.0:80", hsts: 24 * time.Hour, behindProxy: true,
+		adminListen: "0.0.0.0:9", adminOpen: true,
 		logLevel: "warn", logFormat: "json",
 	}
 	all := fanfare.Config{History: -1, HistoryAge: 90 * time.Minute, HistoryBytes: 3 << 20, SlowReaders: fanfare.Skip, MaxLag: 64 << 10}

@@ -174,6 +174,9 @@ func (s *service) settings() (*settings, error) {
 	if err := now.checkTLS(); err != nil {
 		return nil, err
 	}
+	if err := now.onlyOperators(); err != nil {
+		return nil, err
+	}
 	if !now.open && !now.auth.on() {
 		if err := onlyLocal(now.listen); err != nil {
 			return nil, err
@@ -323,7 +326,16 @@ func (s *service) serveUntil(interrupted context.Context, t timeouts) error {
 		}
 		defer stop()
 	}
-	s.std.say("ready, open %s", readyURL(listener.Addr(), lock))
+	ready := "ready, open " + readyURL(listener.Addr(), lock)
+	if now.adminListen != "" {
+		at, stop, err := s.administer(now.adminListen, t)
+		if err != nil {
+			return errors.Join(err, s.server.Shutdown(context.Background()), server.Close())
+		}
+		defer stop() // behind the shutdown, which can be watched so
+		ready += ", for operators " + readyURL(at, nil)
+	}
+	s.std.say("%s", ready)
 	for running := true; running; {
 		select {
 		case err := <-failed:

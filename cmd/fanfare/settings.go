@@ -34,6 +34,8 @@ type settings struct {
 	idWindow         time.Duration
 	origins          []string
 	hosts            []string
+	adminListen      string // empty: nowhere
+	adminOpen        bool
 	tlsCert, tlsKey  string
 	acmeDomains      []string
 	acmeEmail        string
@@ -67,7 +69,7 @@ func defaultSettings() *settings {
 // atStart are the settings of which others than those at its start do not reach a
 // program that runs. They have one value each.
 var atStart = []string{
-	"acme-cache", "acme-directory", "acme-email", "behind-proxy", "compress-over", "compression", "heartbeat", "heartbeat-timeout", "hsts", "http-redirect", "id-window",
+	"acme-cache", "acme-directory", "acme-email", "admin-listen", "admin-open", "behind-proxy", "compress-over", "compression", "heartbeat", "heartbeat-timeout", "hsts", "http-redirect", "id-window",
 	"listen", "log-format", "max-message", "open", "tls-cert", "tls-key",
 }
 
@@ -87,6 +89,9 @@ func (s *settings) flags() *pflag.FlagSet {
 	flags.Var(&value[int]{&s.maxSubscriptions, "int", from(1)}, "max-subscriptions", "how many channels and patterns one connection may read")
 	flags.Var(&value[time.Duration]{&s.idWindow, "duration", duration}, "id-window", "for how long a message that is published again with the same id is known again")
 	flags.Var(&list{&s.origins, ",", func(s string) error { return handshake.CheckOrigins([]string{s}) }}, "origin", `let web pages of this origin connect too, "https://app.example.com" or "*.example.com"; repeatable`)
+	flags.Var(&value[string]{&s.adminListen, "string", adminAddress}, "admin-listen", "also serve the operators' pages, /-/metrics and more, without asking who comes, on this address: 127.0.0.1:8766, or unix:/path/to.sock")
+	flags.Var(&value[bool]{&s.adminOpen, "bool", yesOrNo}, "admin-open", "allow an --admin-listen that others can reach, since only operators do")
+	flags.Lookup("admin-open").NoOptDefVal = "true"
 	flags.Var(&list{&s.hosts, ",", checkHost}, "host", `without --open: answer for this name too, as a reverse proxy passes it on, "chat.example.com"; repeatable`)
 	flags.StringVar(&s.tlsCert, "tls-cert", s.tlsCert, "speak TLS with the certificate in this file (PEM), which has those that lead to the root behind it; read again when it changes")
 	flags.StringVar(&s.tlsKey, "tls-key", s.tlsKey, "the file of its key (PEM); default: in the same file")
@@ -118,6 +123,7 @@ func (s *settings) config() fanfare.Config {
 		MaxSubscriptions: s.maxSubscriptions,
 		IDWindow:         s.idWindow,
 		Origins:          s.origins,
+		AdminHosts:       s.hosts,
 	}
 	for _, c := range s.channels {
 		if c.Pattern != "" {
