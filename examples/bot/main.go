@@ -4,9 +4,12 @@
 //	go run ./examples/bot                                  # all channels chat/…
 //	go run ./examples/bot ws://localhost:8765 'games/**'
 //	curl --data '!roll 2d6' localhost:8765/chat/general    # and see it there
+//
+// Where a server asks who it is, FANFARE_TOKEN in the environment says so.
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,11 +38,12 @@ func main() {
 // run answers until ctx ends, over as many connections as it takes: what was
 // asked while there was none is answered then.
 func run(ctx context.Context, url, pattern string) error {
-	c, err := client.Dial(ctx, url, &client.Options{Name: "bot"})
+	c, err := client.Dial(ctx, url, &client.Options{Name: "bot", Token: client.StaticToken(os.Getenv("FANFARE_TOKEN"))})
 	if err != nil {
 		return err
 	}
 	defer c.Close()
+	me := cmp.Or(c.State().Subject, "bot") // a token knows better
 	questions, err := c.Subscribe(ctx, pattern, nil)
 	if err != nil {
 		return err
@@ -59,7 +63,7 @@ func run(ctx context.Context, url, pattern string) error {
 			continue
 		case err != nil:
 			return err
-		case m.Sender == "bot":
+		case m.Sender == me:
 			continue
 		}
 		if answer := answer(ctx, c, m.Channel, string(m.Bytes())); answer != "" {
