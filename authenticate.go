@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -142,8 +143,22 @@ func (s *Server) identify(r *http.Request) (*auth.Identity, error) {
 		bare.Header = r.Header.Clone()
 		bare.Header.Del("Authorization")
 		bare.Header.Del("Sec-Websocket-Protocol")
+		withoutCookie(bare, trust.Cookie)
 	}
 	return s.ask(r.Context(), trust, auth.Credentials{Token: token, Request: bare})
+}
+
+// withoutCookie takes a cookie out of a request, if it has a name.
+func withoutCookie(r *http.Request, name string) {
+	had := r.Cookies()
+	kept := slices.DeleteFunc(slices.Clone(had), func(c *http.Cookie) bool { return c.Name == name })
+	if name == "" || len(kept) == len(had) {
+		return
+	}
+	r.Header.Del("Cookie")
+	for _, c := range kept {
+		r.AddCookie(c)
+	}
 }
 
 // ask has the Authenticator say who a client is.
@@ -163,7 +178,9 @@ func (s *Server) ask(ctx context.Context, trust *AuthConfig, c auth.Credentials)
 	case errors.As(err, &refused):
 		return nil, refused
 	case err != nil:
-		s.log.Error("nobody can tell who a client is", "error", err)
+		if now, last := time.Now().UnixNano(), s.unavailable.Load(); ctx.Err() != context.Canceled && now-last > int64(sayEvery) && s.unavailable.CompareAndSwap(last, now) {
+			s.log.Error("nobody can tell who clients are", "error", err)
+		}
 		return nil, errUnavailable
 	case id == nil && c.Token != "":
 		return nil, errUnknownToken
@@ -208,7 +225,6 @@ var (
 	errRevokedToken  = &auth.Error{Code: "token_revoked", Message: "the token was revoked; get a new one"}
 	errOtherSubject  = errorf("other_subject", "the token is somebody else's, and a connection has one owner: open another connection")
 	errNobodyAsks    = errorf("no_authentication", "this server asks for no authentication; leave auth out")
-	errSayWhoYouAre  = errorf("unauthenticated", `say who you are first: {"type":"auth","token":"…"}`)
 	errRequestNobody = errorf("unauthenticated", "requests are for those who said who they are; authenticate first")
 )
 
@@ -244,7 +260,7 @@ func (s *Server) identified(who *speaker, id *auth.Identity) *speaker {
 	}
 	now := *who
 	now.by, now.id, now.grants, now.name = trust, id, trust.Rules.Grants(id), ""
-	now.waits, now.until, now.renew = nil, time.Time{}, time.Time{}
+	now.waits, now.until, now.renew = false, time.Time{}, time.Time{}
 	if id == nil {
 		return &now
 	}
@@ -265,13 +281,9 @@ func (s *Server) identified(who *speaker, id *auth.Identity) *speaker {
 // unless it is short-lived: then for a quarter of its life, and time for an answer.
 const renewBefore = 30 * time.Second
 
-// expects returns who, who must say who he is soon, and then reads as settings
-// say, over a wire.
-func (s *Server) expects(who *speaker, set settings, w *wire) *speaker {
-	now := *who
-	set.wire = w
-	now.waits, now.until = &set, time.Now().Add(s.trust().Timeout-s.cfg.tick())
-	return &now
+// expects has who say soon who he is.
+func (s *Server) expects(who *speaker) {
+	who.waits, who.until = true, time.Now().Add(s.trust().Timeout-s.cfg.tick())
 }
 
 // context is what hooks are told about who speaks.
@@ -284,7 +296,7 @@ func (who *speaker) context(ctx context.Context) context.Context {
 
 // expires returns after how many milliseconds who must have another token; 0: never.
 func (who *speaker) expires() int {
-	if who.until.IsZero() || who.waits != nil {
+	if who.until.IsZero() || who.waits {
 		return 0
 	}
 	return max(1, int(time.Until(who.until).Milliseconds()))

@@ -309,6 +309,35 @@ func TestOwnRights(t *testing.T) {
 	sink.leave()
 }
 
+// Who may only publish as nobody, and then says who it is, begins to read.
+func TestReadsOnceKnown(t *testing.T) {
+	bothTransports(t, func(t *testing.T) {
+		s := perform(t, guarded(func(c *fanfare.Config) {
+			c.Auth.Rules = append(auth.Rules{{Channels: []string{"chat/x"}, Roles: []string{auth.Anonymous}, Allow: []auth.Right{auth.Publish}}}, houseRules...)
+		}))
+		p := s.join("/chat/x?since=0")
+		p.say("from nobody")
+		eventually(t, "it is published", func() bool { return s.Stats().Published == 1 })
+		p.say(`{"type":"auth","token":"alice-token"}`)
+		if got := p.said(); got != "* welcome" {
+			t.Errorf("heard %q", got)
+		}
+		if got := p.said(); got != "from nobody" {
+			t.Errorf("heard %q", got)
+		}
+		for range 4 {
+			p.say(`{"type":"auth","token":"x"}`)
+			if got := p.said(); !strings.Contains(got, "not authenticated") {
+				t.Errorf("heard %q", got)
+			}
+		}
+		p.say(`{"type":"auth","token":"x"}`)
+		if code, _ := p.closed(); code != 4401 {
+			t.Errorf("closed with %d", code)
+		}
+	})
+}
+
 // Where a token expires a connection ends, unless there is another in time.
 func TestExpiry(t *testing.T) {
 	bothTransports(t, func(t *testing.T) {

@@ -105,7 +105,7 @@ func newRules(limit int64) rules {
 // rules are those of the moment.
 func (s *session) rules() *frame.Rules {
 	r := s.talk.rules(s.server)
-	if s.who.Load().waits != nil {
+	if s.who.Load().waits {
 		r = &pendingRules
 	}
 	if s.bits != 0 {

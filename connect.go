@@ -73,7 +73,11 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request, channel 
 		return
 	}
 	if waits {
-		who = s.expects(who, set, wire)
+		s.expects(who)
+	}
+	if channel != "" && !reads {
+		set.wire = wire
+		who.unread = &set
 	}
 	sess.who.Store(who)
 	var at place

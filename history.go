@@ -100,6 +100,10 @@ func (s *Server) serveHistory(w http.ResponseWriter, r *http.Request, channel st
 		s.refuse(w, err)
 		return
 	}
+	if s.revoked.has(who.id) { // while the broker was asked
+		s.refuse(w, errRevokedToken)
+		return
+	}
 	var count *int
 	if who.may(auth.Presence, channel) == nil {
 		_, n := s.presence(r.Context(), channel, 0)

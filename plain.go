@@ -36,7 +36,7 @@ func (plain) rules(s *Server) *rules { return &s.rules }
 
 // hear implements [conversation]: it publishes.
 func (plain) hear(s *session, isBinary bool, text []byte) bool {
-	if s.server.cfg.Hooks.Publish != nil || s.who.Load().waits != nil || s.server.mentionsAuth(text) {
+	if s.server.cfg.Hooks.Publish != nil || s.who.Load().waits || s.server.mentionsAuth(text) {
 		return false
 	}
 	m, answer := s.plainly(isBinary, text), s.plainAnswer(text)
@@ -67,7 +67,7 @@ func (plain) act(s *session, isBinary bool, text []byte) {
 		}
 		s.answered(weight(text), notice, "", Position{})
 		return
-	case who.waits != nil:
+	case who.waits:
 		s.refuse(silentNobody)
 		s.answered(weight(text), nil, "", Position{})
 		return

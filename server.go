@@ -53,6 +53,8 @@ type Server struct {
 	methods  sync.Map      // of Handle, by name
 	loops    atomic.Uint32 // how often anyLoop was asked
 	revoked  revocations
+
+	unavailable atomic.Int64 // when the log was last told that nobody can tell who clients are: nanoseconds since the epoch
 	// live has the channels by name, for deliveries, which must not wait for mu,
 	// and wild the patterns.
 	live sync.Map

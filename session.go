@@ -44,6 +44,7 @@ type session struct {
 	paused     bool   // nothing is read for now
 	out        bool   // nothing is taken from the client any more, nor told to it but why
 	asked      bool   // for another token
+	strikes    uint8  // bad tokens shown
 	closeSent  bool
 	closeSeen  bool  // the client closed, or broke the protocol: nothing is expected of it any more
 	gone       bool  // Gone was called
@@ -111,7 +112,8 @@ type speaker struct {
 	id     *auth.Identity // nil: anonymous, or nobody asks
 	grants *auth.Grants   // nil: everything
 	by     *AuthConfig    // whose rules grants are of; nil: nobody asks
-	waits  *settings      // of the URL, until it is known who this is; nil: that is known, or need not be
+	waits  bool           // it must say who it is before anything else
+	unread *settings      // of the URL, whose channel it may not read; nil: it does, or there is none
 	until  time.Time      // when it must be somebody else; zero: never
 	renew  time.Time      // when it is asked to; zero: never
 }
@@ -302,7 +304,7 @@ func (s *session) reconsider() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	who := s.who.Load()
-	if now := s.server.current(who); now != who && who.waits == nil && !s.out {
+	if now := s.server.current(who); now != who && !who.waits && !s.out {
 		s.who.Store(now)
 		s.talk.dismiss(s)
 	}
@@ -312,12 +314,12 @@ func (s *session) reconsider() {
 // where the URL's channel is read from now on; its channel is nil if nothing changed about that.
 func (s *session) become(who *speaker) (place, error) {
 	s.mu.Lock()
-	set := s.who.Load().waits
+	set := who.unread
 	s.who.Store(who)
 	s.asked = false
 	s.talk.dismiss(s)
 	s.mu.Unlock()
-	if set == nil || who.home == "" {
+	if set == nil {
 		return place{}, nil
 	}
 	reads, _, err := who.admits(who.home)
@@ -327,14 +329,26 @@ func (s *session) become(who *speaker) (place, error) {
 	return s.server.find(s.server.life, who.home, set.since, slowness{policy: set.slow}, set.wire, &s.who)
 }
 
+// authCost is how many messages a token counts as: a signature costs the time of
+// about so many.
+const authCost = 50
+
+// maxStrikes is how many bad tokens a client may show over one connection.
+const maxStrikes = 5
+
 // authenticate takes a token from the client. A client that waited for nothing else
 // is over without a good one.
 func (s *session) authenticate(token string) (at place, err error) {
-	waited := s.who.Load().waits != nil
+	s.mu.Lock()
+	s.spent(authCost, 0)
+	s.mu.Unlock()
+	waited := s.who.Load().waits
 	who, err := s.renewed(token)
 	if err != nil {
-		if waited {
-			s.refuse(unknown(s.server.known(err)))
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.strikes++; waited || s.strikes == maxStrikes {
+			s.expel(unknown(s.server.known(err)))
 		}
 		return place{}, err
 	}
@@ -354,12 +368,23 @@ func (s *session) authenticate(token string) (at place, err error) {
 	defer s.mu.Unlock()
 	switch {
 	case at.channel == nil:
-	case s.gone || s.out || s.who.Load().mayRead(auth.Subscribe, at.channel.name) != nil:
+	case s.gone || s.out || s.reads(at.channel) || s.who.Load().mayRead(auth.Subscribe, at.channel.name) != nil:
 		s.server.abandon(at)
+		at.channel = nil
 	default:
+		now := *s.who.Load()
+		now.unread = nil
+		s.who.Store(&now)
 		s.talk.settle(s, at)
 	}
 	return at, nil
+}
+
+// reads reports whether the session has a subscription to a channel. The caller
+// holds mu.
+func (s *session) reads(c *channel) (does bool) {
+	s.talk.each(s, func(sub *subscription, _ subscriber) { does = does || sub.audience.channel == c })
+	return does
 }
 
 // sits counts the session as one of somebody's.
@@ -611,7 +636,7 @@ func (s *session) watchClock() {
 			s.asked = true
 			s.notice(s.talk.renew(who))
 		}
-	case who.waits != nil:
+	case who.waits:
 		s.expel(s.server.tooLate())
 	default:
 		s.expel(expired)

@@ -62,7 +62,7 @@ func (v *v1) hear(s *session, isBinary bool, text []byte) bool {
 	cmd, refused := parse(isBinary, text)
 	switch {
 	case refused != nil:
-	case s.who.Load().waits != nil && cmd.Type != protocol.Auth:
+	case s.who.Load().waits && cmd.Type != protocol.Auth:
 		refused = errSilent
 	case cmd.Type == protocol.Publish && s.server.cfg.Hooks.Publish == nil:
 	case cmd.Type == protocol.Ping:
@@ -79,7 +79,7 @@ func (v *v1) hear(s *session, isBinary bool, text []byte) bool {
 // act implements [conversation].
 func (v *v1) act(s *session, isBinary bool, text []byte) {
 	cmd, refused := parse(isBinary, text)
-	if refused == nil && s.who.Load().waits != nil && cmd.Type != protocol.Auth {
+	if refused == nil && s.who.Load().waits && cmd.Type != protocol.Auth {
 		refused = errSilent
 	}
 	v.do(s, cmd, refused, weight(text))
@@ -546,7 +546,7 @@ func (s *session) welcome(at place) []byte {
 	}
 	who := s.who.Load()
 	e.Subject, e.Expires = who.subject(), who.expires()
-	if who.waits != nil {
+	if who.waits {
 		e.Auth = protocol.Required
 	}
 	return event(e)
