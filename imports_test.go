@@ -47,7 +47,7 @@ var house = map[string]struct{ ours, outside string }{
 
 	"internal/loadgen": {"internal/frame internal/handshake", "github.com/HdrHistogram/hdrhistogram-go"},
 
-	"cmd/fanfare":         {". auth broker client protocol websocket internal/descriptors internal/handshake internal/loadgen internal/terminal", "github.com/goccy/go-yaml github.com/spf13/cobra github.com/spf13/pflag golang.org/x/crypto golang.org/x/sys golang.org/x/term"},
+	"cmd/fanfare":         {". auth broker client protocol websocket internal/descriptors internal/handshake internal/loadgen internal/terminal", "github.com/goccy/go-yaml github.com/pires/go-proxyproto github.com/spf13/cobra github.com/spf13/pflag golang.org/x/crypto golang.org/x/sys golang.org/x/term"},
 	"examples/auth":       {". auth", ""},
 	"examples/bot":        {"client", ""},
 	"examples/curl":       {"", ""}, // a test only

@@ -76,6 +76,21 @@ slow-readers: skip
 max-lag: 65536
 log-level: warn
 log-format: json
+limit-handshakes: 1.5
+limit-connections: 2
+limit-messages: none
+limit-bytes: 3MiB
+limit-subject-messages: 4
+limit-subject-bytes: 5kB
+limit-subject-connections: 6
+limit-channel-messages: 7
+limit-channel-name: 88
+limit-channel-segments: 9
+dry-run-limits: true
+max-header: 8KiB
+handshake-timeout: 2s
+trusted-proxy: [10.0.0.0/8, 192.0.2.1]
+proxy-protocol: true
 channels:
   - pattern: tick/*
     history: 0
@@ -97,6 +112,13 @@ func TestFileSaysEverything(t *testing.T) {
 		acmeDirectory: "https://ca.example.com/directory", httpRedirect: "0.0.0.0:80", hsts: 24 * time.Hour, behindProxy: true,
 		adminListen: "0.0.0.0:9", adminOpen: true,
 		logLevel: "warn", logFormat: "json",
+		limitSettings: limitSettings{
+			limits: fanfare.Limits{
+				Handshakes: 1.5, Connections: 2, Messages: -1, Bytes: 3 << 20, SubjectMessages: 4, SubjectBytes: 5000, SubjectConnections: 6,
+				ChannelName: 88, ChannelSegments: 9, DryRun: true,
+			},
+			maxHeader: 8 << 10, handshakeTimeout: 2 * time.Second, proxies: []string{"10.0.0.0/8", "192.0.2.1"}, proxyProtocol: true,
+		},
 	}
 	all := fanfare.Config{History: -1, HistoryAge: 90 * time.Minute, HistoryBytes: 3 << 20, SlowReaders: fanfare.Skip, MaxLag: 64 << 10}
 	some := []fanfare.ChannelConfig{
@@ -213,7 +235,11 @@ func TestBadFiles(t *testing.T) {
 		{"channels: 3", "f.yaml:1:11: channels is a list, each of whose entries begins as in - pattern: chat/**"},
 		{"channels:\n  - chat", "f.yaml:2:5: an entry of channels is a list of lines"},
 		{"channels:\n  - history: 3", "f.yaml:2:12: it is not said for which channels this is"},
-		{"channels:\n  - pattern: a\n    grace: 3s", `f.yaml:3:5: there is no setting "grace" here; there are history, history-age, history-bytes, max-lag, pattern, slow-readers`},
+		{"channels:\n  - pattern: a\n    grace: 3s", `f.yaml:3:5: there is no setting "grace" here; there are history, history-age, history-bytes, limit-channel-messages, max-lag, pattern, slow-readers`},
+		{"limit-messages: 0", `f.yaml:1:17: limit-messages is "0": it must be a number above 0, none, or default`},
+		{"limit-connections: 1.5", `f.yaml:1:20: limit-connections is "1.5": it must be a whole number above 0, none, or default`},
+		{"limit-bytes: lots", `f.yaml:1:14: limit-bytes is "lots": it must be a size below 1 GB`},
+		{"trusted-proxy: example.com", `f.yaml:1:16: trusted-proxy is "example.com": it must be an address or a network, such as 10.0.0.1 or 10.0.0.0/8`},
 		{"channels:\n  - pattern: '**/a'", `f.yaml:2:14: pattern is "**/a": "**/a" is no pattern`},
 		{"channels:\n  - pattern: a\n  - pattern: b\n  - pattern: a", `f.yaml:4:14: pattern is "a": its settings are in line 2 already`},
 		{"channels:\n  - pattern: a\n    max-lag: 0", `f.yaml:3:14: max-lag is "0": a size is`},

@@ -26,18 +26,17 @@ import (
 )
 
 const (
-	maxHeaderBytes = 16 << 10        // of a request; net/http allows 4 KiB more
-	idleTimeout    = 2 * time.Minute // between two requests on a kept connection
+	idleTimeout = 2 * time.Minute // between two requests on a kept connection
 )
 
 // timeouts bound what a stranger may take of the server before there is a
 // WebSocket.
 type timeouts struct {
-	header time.Duration // for the head of a request
+	header time.Duration // for the head of a request; 0: what the settings say
 	answer time.Duration // from there to the end of the answer
 }
 
-func serveTimeouts() timeouts { return timeouts{header: 10 * time.Second, answer: 2 * time.Minute} }
+func serveTimeouts() timeouts { return timeouts{answer: 2 * time.Minute} }
 
 // newHTTPServer makes a server that no stranger can hold up. The logger gets
 // what net/http has to say of single connections.
@@ -47,7 +46,7 @@ func newHTTPServer(handler http.Handler, logger *slog.Logger, t timeouts) *http.
 		ReadHeaderTimeout: t.header,
 		WriteTimeout:      t.answer, // WebSockets are no longer net/http's, so not for them
 		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
+		MaxHeaderBytes:    int(defaultLimits().maxHeader), // net/http allows 4 KiB more
 		ErrorLog:          log.New(connectionErrors{logger}, "", 0),
 		HTTP2:             streams(),
 	}
@@ -303,7 +302,12 @@ func (s *service) serveUntil(interrupted context.Context, t timeouts) error {
 	if now.hsts > 0 {
 		handler = strict(now.hsts, handler)
 	}
+	t.header = cmp.Or(t.header, now.handshakeTimeout)
 	server := newHTTPServer(handler, s.log, t)
+	server.MaxHeaderBytes = int(now.maxHeader)
+	if now.proxyProtocol {
+		listener = behindProxies(listener, func() []netip.Prefix { return s.now.Load().networks() }, t.header)
+	}
 	guarded := descriptors.NewListener(listener, server, s.log)
 	if limit := descriptors.Limit(); limit > 0 {
 		s.log.Info("file descriptors", "limit", limit, "connections", descriptors.Room())

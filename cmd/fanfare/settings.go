@@ -48,6 +48,7 @@ type settings struct {
 	logLevel         string
 	logFormat        string
 	auth             authSettings
+	limitSettings
 }
 
 func defaultSettings() *settings {
@@ -63,14 +64,15 @@ func defaultSettings() *settings {
 		idWindow:         5 * time.Minute,
 		logLevel:         "info",
 		logFormat:        "text",
+		limitSettings:    defaultLimits(),
 	}
 }
 
 // atStart are the settings of which others than those at its start do not reach a
 // program that runs. They have one value each.
 var atStart = []string{
-	"acme-cache", "acme-directory", "acme-email", "admin-listen", "admin-open", "behind-proxy", "compress-over", "compression", "heartbeat", "heartbeat-timeout", "hsts", "http-redirect", "id-window",
-	"listen", "log-format", "max-message", "open", "tls-cert", "tls-key",
+	"acme-cache", "acme-directory", "acme-email", "admin-listen", "admin-open", "behind-proxy", "compress-over", "compression", "handshake-timeout", "heartbeat",
+	"heartbeat-timeout", "hsts", "http-redirect", "id-window", "listen", "log-format", "max-header", "max-message", "open", "proxy-protocol", "tls-cert", "tls-key",
 }
 
 // flags returns flags that set s, whose present values are their defaults.
@@ -109,6 +111,7 @@ func (s *settings) flags() *pflag.FlagSet {
 	flags.Var(&value[string]{&s.logLevel, "string", oneOf("debug", "info", "warn", "error")}, "log-level", "debug, info, warn or error")
 	flags.Var(&value[string]{&s.logFormat, "string", oneOf("text", "json")}, "log-format", "text or json")
 	s.auth.flags(flags)
+	s.limitSettings.flags(flags)
 	return flags
 }
 
@@ -124,6 +127,8 @@ func (s *settings) config() fanfare.Config {
 		IDWindow:         s.idWindow,
 		Origins:          s.origins,
 		AdminHosts:       s.hosts,
+		Limits:           s.limits,
+		Proxies:          s.networks(),
 	}
 	for _, c := range s.channels {
 		if c.Pattern != "" {
@@ -135,6 +140,7 @@ func (s *settings) config() fanfare.Config {
 		cfg.HistoryBytes = cmp.Or(cfg.HistoryBytes, c.HistoryBytes)
 		cfg.SlowReaders = cmp.Or(cfg.SlowReaders, c.SlowReaders)
 		cfg.MaxLag = cmp.Or(cfg.MaxLag, c.MaxLag)
+		cfg.Limits.ChannelMessages = cmp.Or(cfg.Limits.ChannelMessages, c.Messages)
 	}
 	return cfg
 }
@@ -234,6 +240,11 @@ var channelSettings = []channelSetting{
 		"max-lag", "how far it may lag before that, in bytes of messages", "tick/*=64KiB", "1MiB",
 		func(text string, c *fanfare.ChannelConfig) error { return readSize(text, &c.MaxLag) },
 		func(c *fanfare.ChannelConfig) string { return said(c.MaxLag, showSize(c.MaxLag)) },
+	},
+	{
+		"limit-channel-messages", "how many messages a second clients may publish to a channel, together", "chat/**=50", "none",
+		func(text string, c *fanfare.ChannelConfig) error { return (&bound{&c.Messages, ""}).Set(text) },
+		func(c *fanfare.ChannelConfig) string { return (&bound{&c.Messages, ""}).String() },
 	},
 }
 

@@ -67,7 +67,7 @@ func endsUnserved(t *testing.T, conn net.Conn) {
 // The timeouts of the tests below are shorter, so these are looked at as they
 // are: 10 seconds is what a slow handshake may take.
 func TestTimeouts(t *testing.T) {
-	s := newHTTPServer(nil, slog.New(slog.DiscardHandler), serveTimeouts())
+	s := newHTTPServer(nil, slog.New(slog.DiscardHandler), timeouts{defaultSettings().handshakeTimeout, serveTimeouts().answer})
 	if d := s.ReadHeaderTimeout; d <= 0 || d > 10*time.Second {
 		t.Errorf("a handshake may take %v", d)
 	}

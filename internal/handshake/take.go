@@ -51,11 +51,23 @@ func TakeStream(w http.ResponseWriter, h http.Header, first []byte) (net.Conn, e
 	return conn, err
 }
 
+// A Barer is a connection that wraps another for as long as it begins, to read who is behind
+// a proxy for one. Bare returns that other one, and what was read of it and not taken yet; the
+// wrapper is not used again. So an event loop can have it.
+type Barer interface {
+	Bare() (net.Conn, []byte)
+}
+
 // takeOver hijacks the connection and writes the answer.
 func takeOver(w http.ResponseWriter, answer []byte) (net.Conn, []byte, error) {
 	conn, arrived, err := hijack(w)
 	if err != nil {
 		return nil, nil, &Refusal{http.StatusInternalServerError, "no_hijack", hidden(w, err), nil}
+	}
+	if b, ok := conn.(Barer); ok {
+		var more []byte
+		conn, more = b.Bare()
+		arrived = append(arrived, more...)
 	}
 	// Past deadlines of ReadTimeout and WriteTimeout go too.
 	_ = conn.SetDeadline(time.Time{})
