@@ -295,3 +295,48 @@ func TestCompressedSpeechKeepsItsOrder(t *testing.T) {
 		}
 	})
 }
+
+// An idle session that may compress holds what one holds that may not.
+func TestIdleSessionsHoldNoCompressor(t *testing.T) {
+	const n = 300
+	onBothTransports(t, func(t *testing.T) {
+		held := map[bool]int64{}
+		for _, compressed := range []bool{false, true, false, true} { // first, what is made once
+			s := perform(t, fanfare.Config{History: -1})
+			var headers []string
+			if compressed {
+				headers = []string{offers}
+			}
+			heap := func() int64 {
+				var m runtime.MemStats
+				for range 3 {
+					runtime.GC()
+				}
+				runtime.ReadMemStats(&m)
+				return int64(m.HeapAlloc + m.StackInuse)
+			}
+			before := heap()
+			ears := make([]*ear, n)
+			for i := range ears {
+				ears[i] = &ear{person: s.join("/idle", headers...)}
+			}
+			ears[0].say(strings.Repeat("to and fro ", 100))
+			for _, e := range ears {
+				if m := e.next(); m.packed != compressed {
+					t.Fatalf("%+v", m)
+				}
+				e.parser = frame.Parser{}
+			}
+			held[compressed] = heap() - before
+			for _, e := range ears {
+				e.conn.Close()
+			}
+			eventually(t, "all are gone", func() bool { return s.Stats().Sessions == 0 })
+		}
+		if plain, packed := held[false], held[true]; packed > plain+plain/20+64<<10 {
+			t.Errorf("%d idle sessions and their readers hold %d bytes, with compression %d", n, plain, packed)
+		} else {
+			t.Logf("%d and %d bytes for each", plain/n, packed/n)
+		}
+	})
+}

@@ -45,7 +45,7 @@ var house = map[string]struct{ ours, outside string }{
 	"websocket":         {"internal/deflate internal/frame internal/handshake internal/netend", "golang.org/x/net"},
 	"internal/terminal": {"", "charm.land/bubbletea/v2 charm.land/bubbles/v2 charm.land/lipgloss/v2 github.com/charmbracelet/x/ansi"},
 
-	"internal/loadgen": {"internal/frame internal/handshake", "github.com/HdrHistogram/hdrhistogram-go"},
+	"internal/loadgen": {"internal/deflate internal/frame internal/handshake", "github.com/HdrHistogram/hdrhistogram-go"},
 
 	"cmd/fanfare":         {". auth broker client protocol websocket internal/descriptors internal/handshake internal/loadgen internal/terminal", "github.com/goccy/go-yaml github.com/pires/go-proxyproto github.com/spf13/cobra github.com/spf13/pflag golang.org/x/crypto golang.org/x/sys golang.org/x/term"},
 	"examples/auth":       {". auth", ""},

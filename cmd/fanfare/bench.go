@@ -24,6 +24,7 @@ type benchFlags struct {
 	scenario    string
 	connections int
 	rate        float64
+	compress    bool
 	size        size
 	duration    time.Duration
 	warmup      time.Duration
@@ -99,6 +100,7 @@ nothing could be measured; 4 when there was no connection.`,
 	f.StringVar(&flags.scenario, "scenario", string(loadgen.Broadcast), "what to measure: broadcast, throughput, idle, connect or stall")
 	f.IntVarP(&flags.connections, "connections", "n", 0, "how many clients (default: the scenario's, as are those below)")
 	f.Float64Var(&flags.rate, "rate", 0, "messages a second")
+	f.BoolVar(&flags.compress, "compress", false, "have messages come compressed, and send what gets smaller as JSON does")
 	f.Var(&flags.size, "size", "of each message, 29 bytes or more")
 	f.DurationVar(&flags.duration, "duration", 0, "how long to measure, such as 30s")
 	f.DurationVar(&flags.warmup, "warmup", 0, "how long to send before that")
@@ -127,6 +129,7 @@ func (f *benchFlags) config(u *url.URL, dial *dialFlags, given func(flag string)
 	for flag, set := range map[string]func(){
 		"connections": func() { c.Connections = f.connections },
 		"rate":        func() { c.Rate = f.rate },
+		"compress":    func() { c.Compress = f.compress },
 		"size":        func() { c.Size = int(f.size) },
 		"duration":    func() { c.Duration = f.duration },
 		"warmup":      func() { c.Warmup = f.warmup },

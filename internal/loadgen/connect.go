@@ -31,7 +31,7 @@ func (t *traffic) assemble(ctx context.Context, d *dialer, n, stalled int) (*Han
 	before, own, began := t.server(), ownCPU(), time.Now()
 	err := d.gather(ctx, len(all), abreast, func(i int, socket net.Conn, arrived []byte, took time.Duration, err error) bool {
 		if err == nil {
-			one := &conn{net: socket, arrived: arrived, crowd: t.crowd, shard: (have + i) % shards}
+			one := &conn{net: socket, arrived: arrived, crowd: t.crowd, shard: (have + i) % shards, scanner: scanner{packs: t.config.Compress}}
 			if all[i] = one; i < len(all)-stalled {
 				t.readers.Go(one.run)
 			} else if tcp, ok := socket.(*net.TCPConn); ok {

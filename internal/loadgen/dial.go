@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"fanfare/internal/deflate"
 	"fanfare/internal/handshake"
 )
 
@@ -46,6 +47,7 @@ type dialer struct {
 	network, address string
 	tls              *tls.Config // nil: none
 	request          []byte
+	compress         bool
 	sources          []net.Addr
 }
 
@@ -86,8 +88,12 @@ func newDialer(c *Config) (*dialer, error) {
 		return nil, errors.New("a Unix socket is connected to without a source address")
 	}
 
+	offer := ""
+	if d.compress = c.Compress; d.compress {
+		offer = deflate.Offer(false)
+	}
 	request := (&handshake.Asking{
-		URL: &u, User: c.URL.User, Header: c.Header, Subprotocols: c.Subprotocols, Origin: c.Origin, Agent: "fanfare bench", Key: key,
+		Extensions: offer, URL: &u, User: c.URL.User, Header: c.Header, Subprotocols: c.Subprotocols, Origin: c.Origin, Agent: "fanfare bench", Key: key,
 	}).Request()
 	var b bytes.Buffer
 	if err := request.Write(&b); err != nil {
@@ -151,8 +157,16 @@ func (d *dialer) dial(ctx context.Context, i int) (conn net.Conn, arrived []byte
 		return conn, nil, err
 	case answer.Header.Get("Sec-WebSocket-Accept") != handshake.AcceptKey(key):
 		return conn, nil, errors.New("the server's Sec-WebSocket-Accept does not answer our key")
-	case answer.Header.Get("Sec-WebSocket-Extensions") != "":
+	case answer.Header.Get("Sec-WebSocket-Extensions") != "" && !d.compress:
 		return conn, nil, errors.New("the server uses an extension that was not offered")
+	}
+	if d.compress {
+		switch _, ok, err := deflate.Check(answer.Header["Sec-Websocket-Extensions"], false); {
+		case err != nil:
+			return conn, nil, err
+		case !ok:
+			return conn, nil, errors.New("the server does not compress: leave out --compress")
+		}
 	}
 	if n := r.Buffered(); n > 0 {
 		arrived = make([]byte, n)

@@ -9,7 +9,7 @@
 //
 //	~ 8 hex digits: the run · 8: the number of the message · 12: when it was to be sent, in ns
 //
-// The rest up to Size is filled up with x. What carries no mark of this run is
+// The rest up to Size is filled up with x, or with JSON. What carries no mark of this run is
 // somebody else's message, or one of history, and is not counted.
 //
 // # Time that counts
@@ -88,6 +88,7 @@ type Config struct {
 	Scenario    Scenario
 	Connections int
 	Rate        float64       // messages a second
+	Compress    bool          // receive compressed messages where the server can, and send what gets smaller as JSON does
 	Size        int           // of a message, in bytes; MinSize at least
 	Duration    time.Duration // of what is measured
 	Warmup      time.Duration // before it

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"fanfare/internal/deflate"
 	"fanfare/internal/frame"
 )
 
@@ -58,7 +59,7 @@ func hex(b []byte) (v uint64, ok bool) {
 }
 
 // A scanner takes what a server sends, in any cut, and finds the marks. It
-// keeps no payload and allocates nothing. It is not [frame.Parser], which holds
+// keeps no payload, but of compressed messages, and allocates nothing. It is not [frame.Parser], which holds
 // a server to the letter of RFC 6455 and for that keeps what was torn: that
 // would be most messages here where they are large, for every connection. So
 // it checks only what would make it misread the rest.
@@ -69,6 +70,9 @@ type scanner struct {
 	fin    bool
 	left   uint64 // of the payload
 	inside bool   // in a payload
+	packs  bool   // frames may be compressed
+	packed bool   // the message under way is
+	whole  []byte // of it, what came
 
 	// The message under way, which may have several frames.
 	found uint8 // bytes of the mark
@@ -106,17 +110,31 @@ func (s *scanner) scan(b []byte, prefix *markPrefix, l listener) error {
 		switch {
 		case s.op.Control():
 			s.length += uint8(copy(s.control[s.length:], b[:n]))
+		case s.packed:
+			s.whole = append(s.whole, b[:n]...)
 		case prefix != nil && s.found < MinSize:
 			s.seek(b[:n], prefix)
 		}
 		b = b[n:]
 		s.left -= n
 		if s.left == 0 {
+			if s.packed && s.fin && !s.op.Control() {
+				text, err := deflate.Inflate(s.whole, mostInflated, nil)
+				if err != nil {
+					return err
+				}
+				if prefix != nil {
+					s.seek(text, prefix)
+				}
+			}
 			s.leave(l)
 		}
 	}
 	return nil
 }
+
+// mostInflated is what a compressed message may have.
+const mostInflated = 64 << 20
 
 // serverHeader is the length of a header without a mask, by its second byte.
 func serverHeader(b1 byte) int {
@@ -134,7 +152,7 @@ func (s *scanner) enter() error {
 	b0, b1 := s.header[0], s.header[1]
 	op := frame.Opcode(b0 & 15)
 	switch {
-	case b0&0x70 != 0:
+	case b0&0x70 != 0 && !(s.packs && b0&0x70 == 0x40 && (op == frame.Text || op == frame.Binary)):
 		return errors.New("it sets a reserved bit though no extension was agreed to")
 	case b1&0x80 != 0:
 		return errors.New("it masks its frames, as only clients do")
@@ -156,7 +174,7 @@ func (s *scanner) enter() error {
 	case op.Control():
 		s.length = 0
 	case op != frame.Continuation:
-		s.found = 0
+		s.found, s.packed, s.whole = 0, b0&0x40 != 0, s.whole[:0]
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"testing"
 
+	"fanfare/internal/deflate"
 	"fanfare/internal/frame"
 )
 
@@ -219,5 +220,36 @@ func BenchmarkDelivery(b *testing.B) {
 		if err := w.conns[i%1000].take(wire); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// Marks are found in compressed messages too, however they are cut, and only
+// where compression was agreed to.
+func TestScanInflates(t *testing.T) {
+	prefix := newPrefix(0xfa0fa0aa)
+	text := append([]byte("[12:34:56] "), appendMark(nil, prefix, 7, 1e14)...)
+	text = append(text, objects(2000)...)
+	wire := deflate.AppendFrame(nil, frame.Text, text, 15)
+	if wire[0]&0x40 == 0 || len(wire) > len(text)/2 {
+		t.Fatalf("%d bytes of %d", len(wire), len(text))
+	}
+	torn := deflate.Append(nil, text, 15, nil)
+	half := len(torn) / 2
+	wire = append(frame.AppendHeader(wire, frame.Header{Opcode: frame.Text, Rsv1: true, Length: int64(half)}), torn[:half]...)
+	wire = frame.Append(wire, frame.Ping, nil)
+	wire = append(frame.AppendHeader(wire, frame.Header{Opcode: frame.Continuation, Fin: true, Length: int64(len(torn) - half)}), torn[half:]...)
+	for size := 1; size <= len(wire); size += 7 {
+		s, h := scanner{packs: true}, heard{}
+		for part := range slices.Chunk(wire, size) {
+			if err := s.scan(part, prefix, &h); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !slices.Equal(h.numbers, []uint32{7, 7}) || len(h.control) != 1 {
+			t.Fatalf("in parts of %d: %v, %q", size, h.numbers, h.control)
+		}
+	}
+	if err := (&scanner{}).scan(wire, prefix, &heard{}); err == nil {
+		t.Error("RSV1 that was not agreed to")
 	}
 }

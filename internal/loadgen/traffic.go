@@ -123,6 +123,9 @@ func (t *traffic) measure(ctx context.Context) (*Traffic, error) {
 	from := begin + int64(c.Warmup)
 	end := from + int64(c.Duration)
 	p := newPublisher(w.conns[0], w.begin(rand.Uint32(), from, max(c.Window, int(c.messages())+1)), c.Size)
+	if c.Compress {
+		p.payload = objects(c.Size)
+	}
 	_ = p.c.net.SetWriteDeadline(w.clock.Add(time.Duration(end) + c.patience))
 	defer context.AfterFunc(ctx, func() { _ = p.c.net.SetWriteDeadline(time.Unix(1, 0)) })()
 
@@ -333,6 +336,18 @@ type publisher struct {
 
 func newPublisher(c *conn, prefix *markPrefix, size int) *publisher {
 	return &publisher{c: c, prefix: prefix, payload: bytes.Repeat([]byte{'x'}, size)}
+}
+
+// objects are size bytes of JSON, behind room for the mark: made-up quotes, which
+// get about a third as long.
+func objects(size int) []byte {
+	b := bytes.Repeat([]byte{' '}, MinSize)
+	rng := rand.New(rand.NewPCG(1, 1))
+	for len(b) < size {
+		b = fmt.Appendf(b, `{"symbol":"%c%c%c","bid":%d.%02d,"ask":%d.%02d,"volume":%d},`, 'A'+rng.IntN(26), 'A'+rng.IntN(26), 'A'+rng.IntN(26),
+			rng.IntN(1000), rng.IntN(100), rng.IntN(1000), rng.IntN(100), rng.IntN(1000000))
+	}
+	return b[:size]
 }
 
 func (p *publisher) send(number uint32, intended int64) error {
