@@ -2,6 +2,7 @@ package fanfare_test
 
 import (
 	"bytes"
+	"compress/flate"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -42,9 +44,11 @@ func TestAttacks(t *testing.T) {
 
 var attacks = []attack{
 	{name: "lengths", foes: 8, once: lengths},
+	{name: "bombs", foes: 4, once: bomb},
+	{name: "talk at full speed", foes: 2, crowd: 8, members: true, lasts: true, once: talk},
 	{name: "fragments", foes: 4, once: fragments},
 	{name: "messages held back", foes: 40, crowd: 100, once: held, lasts: true},
-	{name: "pings and nobody reads", foes: 4, crowd: 16, once: pings},
+	{name: "pings and nobody reads", foes: 4, crowd: 16, lasts: true, once: pings},
 	{name: "half handshakes", foes: 300, crowd: 1000, once: halfHandshake, lasts: true},
 	{name: "slow readers", foes: 150, crowd: 1000, members: true, once: slowReader, lasts: true},
 	{name: "who comes and vanishes", foes: 8, once: vanishing},
@@ -80,6 +84,55 @@ func lengths(f *foe) error {
 	p.conn.Write(head)
 	return f.closed(p, c.code, "")
 }
+
+// Row 2: what is small on the wire, and would be 256 MiB behind it (RFC 7692, section 7.2).
+func bomb(f *foe) error {
+	p, err := f.join("/hostile", "Sec-WebSocket-Extensions: permessage-deflate")
+	if err != nil {
+		return err
+	}
+	if got := p.head.Get("Sec-Websocket-Extensions"); !strings.HasPrefix(got, "permessage-deflate") {
+		return fmt.Errorf("compression is not agreed on: %q", got)
+	}
+	payload := bytes.Repeat(mebibyteOfZeros(), []int{1, 32, 256}[f.rnd.IntN(3)])
+	const rsv1 = 0x40
+	cut := 1 + f.rnd.IntN(len(payload)-1)
+	b := frame.AppendMasked(nil, frame.Binary, false, testKey, payload[:cut])
+	b[0] |= rsv1
+	b = frame.AppendMasked(b, frame.Continuation, true, testKey, payload[cut:])
+	if f.rnd.IntN(2) == 0 {
+		b = frame.AppendMasked(nil, frame.Binary, true, testKey, payload)
+		b[0] |= rsv1
+	}
+	go p.conn.Write(b)
+	return f.closed(p, frame.MessageTooBig, "")
+}
+
+// mebibyteOfZeros is one, deflated, in blocks that can be repeated.
+var mebibyteOfZeros = sync.OnceValue(func() []byte {
+	var b bytes.Buffer
+	w, _ := flate.NewWriter(&b, flate.BestCompression) // the level is one
+	_, _ = w.Write(make([]byte, 1<<20))
+	_ = w.Flush()
+	return b.Bytes()
+})
+
+// One who says as much as goes through: it is as much as the limits say, and the rest waits.
+func talk(f *foe) error {
+	p, err := f.join(fmt.Sprintf("/hostile/talk/%d", f.number))
+	if err != nil {
+		return err
+	}
+	go f.endures(p)
+	for {
+		p.conn.SetWriteDeadline(time.Now().Add(patience))
+		if _, err := p.conn.Write(talkFlood); err != nil {
+			return nil
+		}
+	}
+}
+
+var talkFlood = bytes.Repeat(masked(frame.Text, true, "blah"), 100)
 
 // Row 3: fragments without end, of a byte or of nothing, are so many and no more.
 func fragments(f *foe) error {

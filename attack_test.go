@@ -38,6 +38,7 @@ var attackConfig = fanfare.Config{
 	History: 64, HistoryAge: 2 * time.Second, HistoryBytes: 256 << 10,
 	Heartbeat: 2 * time.Second, HeartbeatTimeout: late, WriteTimeout: 2 * time.Second, MessageTimeout: 3 * time.Second,
 	MaxMessage: attackLimit,
+	Limits:     fanfare.Limits{Messages: 1000},
 	Auth: &fanfare.AuthConfig{
 		Authenticator: register{"honest": {Subject: "honest"}, "hostile": {Subject: "hostile"}},
 		Timeout:       2 * time.Second,
@@ -45,8 +46,8 @@ var attackConfig = fanfare.Config{
 }
 
 const (
-	attackLimit    = 256 << 10 // the largest message in bytes
-	strangersLimit = 4 << 10   // the same, of one who has not said who he is
+	attackLimit    = 64 << 10 // the largest message in bytes
+	strangersLimit = 4 << 10  // the same, of one who has not said who he is
 )
 
 const (
