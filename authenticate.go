@@ -118,16 +118,22 @@ func (s *Server) token(c *AuthConfig, r *http.Request) string {
 	if token, _ := r.Context().Value(shownKey{}).(string); token != "" {
 		return token
 	}
-	// A browser sends cookies also on behalf of a page that its user never meant to
-	// have a say. So the Origin must be ours, or named: that every page is let in ("*")
-	// is not enough. There must be one where something can be done; what is only read,
-	// no other page is shown.
-	if c.Cookie != "" && s.names(r) && (len(r.Header["Origin"]) > 0 || !handshake.IsUpgrade(r) && r.Method != http.MethodPost) {
+	if c.Cookie != "" && s.meant(r) {
 		if cookie, err := r.Cookie(c.Cookie); err == nil {
 			return cookie.Value
 		}
 	}
 	return ""
+}
+
+// meant reports whether a request's cookies count.
+//
+// A browser sends cookies also on behalf of a page that its user never meant to
+// have a say. So the Origin must be ours, or named: that every page is let in ("*")
+// is not enough. There must be one where something can be done; what is only read,
+// no other page is shown.
+func (s *Server) meant(r *http.Request) bool {
+	return s.names(r) && (len(r.Header["Origin"]) > 0 || !handshake.IsUpgrade(r) && r.Method != http.MethodPost)
 }
 
 // identify finds out who a request is from; nil: anonymous, or nobody asks.
@@ -137,13 +143,19 @@ func (s *Server) identify(r *http.Request) (*auth.Identity, error) {
 		return nil, nil
 	}
 	token := s.token(trust, r)
-	bare := r
+	bare := r.WithContext(r.Context())
+	bare.Header = r.Header.Clone()
 	if token != "" {
-		bare = r.WithContext(r.Context())
-		bare.Header = r.Header.Clone()
 		bare.Header.Del("Authorization")
 		bare.Header.Del("Sec-Websocket-Protocol")
 		withoutCookie(bare, trust.Cookie)
+	}
+	// An Authenticator may know sessions by what browsers send of themselves.
+	if !s.meant(r) {
+		bare.Header.Del("Cookie")
+	}
+	if !s.names(r) {
+		bare.Header.Del("Authorization")
 	}
 	return s.ask(r.Context(), trust, auth.Credentials{Token: token, Request: bare})
 }

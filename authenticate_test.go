@@ -523,6 +523,47 @@ func TestCookiesOfOtherPages(t *testing.T) {
 	}
 }
 
+// An Authenticator that looks at cookies itself, for sessions of its own, is not
+// shown those which a page sends that is let in only because all are.
+func TestSessionsOfOtherPages(t *testing.T) {
+	sessions := auth.Func(func(_ context.Context, c auth.Credentials) (*auth.Identity, error) {
+		if _, err := c.Request.Cookie("sid"); err != nil {
+			return nil, nil
+		}
+		return &auth.Identity{Subject: "carol"}, nil
+	})
+	s := perform(t, guarded(func(c *fanfare.Config) {
+		c.Auth.Authenticator, c.Origins = sessions, []string{"*", "https://app.example.com"}
+	}))
+	for origin, want := range map[string]int{"https://app.example.com": 200, "https://evil.example": 401, "": 401} {
+		req, _ := http.NewRequest("POST", s.url("/chat/x"), strings.NewReader("hello"))
+		req.Header.Set("Cookie", "sid=1")
+		if origin != "" {
+			req.Header.Set("Origin", origin)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("a page of %q: %s, want %d", origin, resp.Status, want)
+		}
+	}
+}
+
+// Whoever guesses while nobody can tell fills no log.
+func TestFailuresAreToldNowAndThen(t *testing.T) {
+	var log bytes.Buffer // a handler writes a line at a time, under a lock of its own
+	s := perform(t, guarded(func(c *fanfare.Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) }))
+	for range 20 {
+		s.refusedJoin("/chat/x", 503, "auth_unavailable", bearer("down"))
+	}
+	if n := strings.Count(log.String(), "nobody can tell who clients are"); n != 1 {
+		t.Errorf("it was told %d times: %s", n, &log)
+	}
+}
+
 // A POST, one message or many, and a cookie that comes from another page.
 func TestPostAsWho(t *testing.T) {
 	var log lockedBuffer
