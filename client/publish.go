@@ -66,7 +66,7 @@ func (c *Client) Publish(ctx context.Context, channel string, data any, o *Publi
 		set.ID = r.ID()
 		wait := span(limited.Retry, time.Millisecond, mostRetry)
 		select {
-		case <-time.After(wait + rand.N(wait/2+1)): // those who were refused together do not come back together
+		case <-time.After(wait + rand.N(wait/2+1)): // #nosec G404: those who were refused together do not come back together
 		case <-c.ended:
 			return "", err
 		case <-ctx.Done():

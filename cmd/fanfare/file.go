@@ -57,7 +57,7 @@ func withFile(name string, given *settings, isGiven func(setting string) bool) (
 }
 
 func readFile(name string) ([]byte, error) {
-	in, err := os.Open(name) // #nosec G304: who starts the server names it
+	in, err := os.Open(name)
 	if err != nil {
 		return nil, usage(fmt.Errorf("--config: %w", err))
 	}
