@@ -86,6 +86,9 @@ func (s *Server) mayOperate(r *http.Request, what string) error {
 	if fromElsewhere(r) {
 		return errorf("forbidden", "/-/%.40s is not for pages of other sites", what)
 	}
+	if err := s.mayAsk(r); err != nil {
+		return err
+	}
 	switch id, err := s.identify(r); {
 	case err != nil:
 		return err

@@ -28,6 +28,10 @@ type Limits struct {
 	// Connections is how many of them an address may have. Refused is 429. Default
 	// 1,000. A connection costs half a KiB of memory, a descriptor, and what the system keeps for it.
 	Connections int
+	// Requests is how many requests over HTTP an address may make, of pages and of the
+	// operators' too, whoever it is. Refused is 429. Default 1,000: each costs as much as some ten messages
+	// over a connection, or its token as much as fifty.
+	Requests float64
 
 	// Messages is how many messages a client may send: commands and pings too, and
 	// pieces of messages. What comes over a connection beyond that waits, and the
@@ -70,6 +74,7 @@ type limited uint8
 const (
 	byHandshakes limited = iota
 	byConnections
+	byRequests
 	byMessages
 	byBytes
 	bySubjectMessages
@@ -84,7 +89,7 @@ const (
 )
 
 func (l limited) String() string {
-	return [...]string{"handshakes", "connections", "messages", "bytes", "subject_messages", "subject_bytes", "subject_connections",
+	return [...]string{"handshakes", "connections", "requests", "messages", "bytes", "subject_messages", "subject_bytes", "subject_connections",
 		"channel_messages", "channel_name", "channel_segments", "message_size", "subscriptions"}[l]
 }
 
@@ -103,6 +108,7 @@ const (
 type bounds struct {
 	handshakes, ownHandshakes     limit.Rate // the second is this machine's
 	connections, ownConnections   int        // 0: no limit
+	requests, ownRequests         limit.Rate
 	messages, bytes               limit.Rate // of a connection, and of an address
 	ownMessages, ownBytes         limit.Rate // of this machine's addresses
 	subjectMessages, subjectBytes limit.Rate
@@ -127,6 +133,7 @@ func (c *Config) bounds() *bounds {
 	b := &bounds{
 		handshakes: rateOf(given(l.Handshakes, defaultHandshakes, false), handshakeBurst, 1), ownHandshakes: rateOf(given(l.Handshakes, 0, true), handshakeBurst, 1),
 		connections: int(given(float64(l.Connections), defaultConnections, false)), ownConnections: int(given(float64(l.Connections), 0, true)),
+		requests: rateOf(given(l.Requests, defaultRequests, false), 1, 1), ownRequests: rateOf(given(l.Requests, 0, true), 1, 1),
 		messages: rateOf(given(l.Messages, defaultMessages, false), 1, 1), ownMessages: rateOf(given(l.Messages, 0, true), 1, 1),
 		bytes: rateOf(given(l.Bytes, defaultBytes, false), 1, leastBytes), ownBytes: rateOf(given(l.Bytes, 0, true), 1, leastBytes),
 		subjectMessages: rateOf(l.SubjectMessages, 1, 1), subjectBytes: rateOf(l.SubjectBytes, 1, leastBytes),
@@ -144,6 +151,7 @@ func (c *Config) bounds() *bounds {
 const (
 	defaultHandshakes  = 100
 	defaultConnections = 1000
+	defaultRequests    = 1000
 	defaultMessages    = 10_000
 	defaultBytes       = 32 << 20
 	defaultSegments    = 32
@@ -163,7 +171,7 @@ func (l *Limits) check() error {
 		name  string
 		value float64
 	}{
-		{"Handshakes", l.Handshakes}, {"Messages", l.Messages}, {"Bytes", l.Bytes},
+		{"Handshakes", l.Handshakes}, {"Requests", l.Requests}, {"Messages", l.Messages}, {"Bytes", l.Bytes},
 		{"SubjectMessages", l.SubjectMessages}, {"SubjectBytes", l.SubjectBytes}, {"ChannelMessages", l.ChannelMessages},
 	} {
 		if math.IsNaN(n.value) || n.value > 1e9 {
@@ -181,6 +189,7 @@ type limiter struct {
 	now atomic.Pointer[bounds] // what counts; Reload replaces it
 
 	arrivals *limit.Buckets[netip.Addr] // handshakes, by address
+	requests *limit.Buckets[netip.Addr] // by address
 	subjects *limit.Buckets[string]     // messages, by subject or, for requests, by address
 	uploads  *limit.Buckets[string]     // and bytes
 	channels *limit.Buckets[string]     // messages
@@ -196,6 +205,7 @@ type limiter struct {
 func newLimiter() *limiter {
 	return &limiter{
 		arrivals: limit.NewBuckets[netip.Addr](maxBuckets),
+		requests: limit.NewBuckets[netip.Addr](maxBuckets),
 		subjects: limit.NewBuckets[string](maxBuckets), uploads: limit.NewBuckets[string](maxBuckets),
 		channels: limit.NewBuckets[string](maxBuckets),
 	}
@@ -256,6 +266,38 @@ func (s *Server) arrive(r *http.Request) (*guest, error) {
 		n = s.limits.addresses.Enter(from, 0)
 	}
 	return &guest{address: n}, nil
+}
+
+// mayAsk returns an error if there were too many requests from where this one
+// comes. It may wait a moment before it refuses: see [Server.keepWaiting].
+func (s *Server) mayAsk(r *http.Request) error {
+	b := s.limits.now.Load()
+	from := clientAddress(r, s.now.Load().Proxies)
+	rate := b.requests
+	if own(from) {
+		rate = b.ownRequests
+	}
+	if rate.None() {
+		return nil
+	}
+	from = limit.Neighbours(from)
+	wait := s.limits.requests.Allow(time.Now(), from, 1, rate)
+	if wait == 0 || !s.reached(byRequests, "address", from) {
+		return nil
+	}
+	s.keepWaiting(r)
+	e := errorf("rate_limited", "your address makes more than %v requests a second; wait, and go on more slowly, or use a WebSocket", rate.Second)
+	e.retry = max(wait, time.Second)
+	return e
+}
+
+// tooMany reports whether it refused a request because there were too many.
+func (s *Server) tooMany(w http.ResponseWriter, r *http.Request) bool {
+	err := s.mayAsk(r)
+	if err != nil {
+		s.refuse(w, err)
+	}
+	return err != nil
 }
 
 // seat has a guest, who may be nil, count as one of somebody's too. The guest returned

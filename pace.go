@@ -90,6 +90,13 @@ func (s *session) spent(frames, bytes int) {
 	}
 }
 
+// spend is spent, for who does not hold mu: so many messages more.
+func (s *session) spend(messages int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.spent(messages, 0)
+}
+
 // pace returns the session's, or a new one.
 func (s *session) pace() *pace {
 	a := s.aside()

@@ -178,6 +178,8 @@ func (plain) bye(*disconnect) []byte { return nil }
 
 func (plain) end() {}
 
+func (plain) busy() bool { return false }
+
 // plainWire is how messages look in the plain conversation.
 var plainWire = newWire(appendPlain)
 

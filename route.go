@@ -75,6 +75,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, errorf("bad_method", refusal, allowed))
 	case r.Method == http.MethodOptions:
 		s.serveOptions(w, r, methods, stranger)
+	case s.tooMany(w, r):
 	case r.Method != http.MethodPost:
 		s.serveGet(w, r, path)
 	case stranger != nil:

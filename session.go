@@ -97,6 +97,8 @@ type conversation interface {
 	warn(*Error) []byte
 	// bye returns what goes before our close frame; nil: nothing.
 	bye(*disconnect) []byte
+	// busy reports whether nothing more is to be heard until more was read.
+	busy() bool
 	// end says that the session is gone.
 	end()
 }
@@ -339,9 +341,7 @@ const maxStrikes = 5
 // authenticate takes a token from the client. A client that waited for nothing else
 // is over without a good one.
 func (s *session) authenticate(token string) (at place, err error) {
-	s.mu.Lock()
-	s.spent(authCost, 0)
-	s.mu.Unlock()
+	s.spend(authCost)
 	waited := s.who.Load().waits
 	who, err := s.renewed(token)
 	if err != nil {

@@ -75,7 +75,7 @@ func (s *session) parks() bool { return s.asides != nil && len(s.asides.parked) 
 
 // full reports whether nothing more may be done for now. The caller holds mu.
 func (s *session) full() bool {
-	return s.unanswered >= maxUnanswered || s.asides != nil && (len(s.asides.notices) >= maxNotices || s.broke())
+	return s.unanswered >= maxUnanswered || s.asides != nil && (len(s.asides.notices) >= maxNotices || s.broke()) || s.talk.busy()
 }
 
 // goOn has speak do what there is to do, and pauses or resumes the reading. It is

@@ -33,7 +33,11 @@ type place struct {
 	// comes after it, so that who is cut off before he has heard of the gap hears
 	// of it when he resumes from here.
 	from Position
+	own  Position // up to here messages may be in memory for this reader alone; zero: they are not
 }
+
+// maxOwn is how many messages a reader may have to itself without counting as one who replays.
+const maxOwn = 64
 
 // find opens a channel or a pattern, if it is not open yet, and finds the place
 // after since, or, if that is nil, after the newest message. slow is what the
@@ -59,7 +63,7 @@ func (s *Server) find(ctx context.Context, name string, since *Position, slow sl
 		}
 	}
 	cursor := c.feed.Live(form, slow.policy.feeds(), int64(slow.maxLag))
-	gap := false
+	gap, here, own := false, cursor.Position(), Position{}
 	if since != nil && !cursor.Resume(*since) {
 		page, err := s.recall(ctx, name, broker.Query{Since: *since})
 		if err != nil {
@@ -68,6 +72,9 @@ func (s *Server) find(ctx context.Context, name string, since *Position, slow sl
 		}
 		cursor.Rewind(*since, page)
 		gap = page.Gap
+		if len(page.Messages) > maxOwn {
+			own = here
+		}
 	}
 	from := cursor.Position()
 	if gap {
@@ -76,7 +83,7 @@ func (s *Server) find(ctx context.Context, name string, since *Position, slow sl
 	if barred {
 		cursor.Miss(feed.Forbidden)
 	}
-	return place{c, *cursor, from}, nil
+	return place{c, *cursor, from, own}, nil
 }
 
 // attach has member, whose subscription this is, read from p on: a loop wakes it

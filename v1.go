@@ -18,10 +18,11 @@ import (
 // v1 is the conversation fanfare.v1, of one session: docs/protocol.md. Its
 // fields are guarded by the session's mu.
 type v1 struct {
-	stays []*stay  // by channel; not changed once the session is gone
-	due   []*stay  // that may have something to say, in turns
-	one   [1]*stay // room for due: mostly it is one, and in a delivery all of this is a line of the processor's cache
-	life  *life    // for requests; nil as long as there was none
+	stays []*stay            // by channel; not changed once the session is gone
+	due   []*stay            // that may have something to say, in turns
+	one   [1]*stay           // room for due: mostly it is one, and in a delivery all of this is a line of the processor's cache
+	life  *life              // for requests; nil as long as there was none
+	own   map[*stay]Position // those that begin with messages of their own, and up to where; nil: none
 }
 
 // A life is a context that ends when the session is gone.
@@ -99,11 +100,15 @@ func parse(isBinary bool, text []byte) (protocol.Command, *protocol.Error) {
 // until then.
 func (v *v1) do(s *session, cmd protocol.Command, refused *protocol.Error, weight int32) {
 	if refused != nil {
+		s.spend(1)
 		v.answer(s, &cmd, weight, nil, refused)
 		return
 	}
 	if cmd.Channel == "" && cmd.Type != protocol.Auth {
 		cmd.Channel = s.who.Load().home
+	}
+	if cmd.Type != protocol.Publish {
+		s.spend(1) // it costs about twice as much
 	}
 	switch cmd.Type {
 	case protocol.Publish:
@@ -336,6 +341,12 @@ func (v *v1) find(name string) (int, bool) {
 func (v *v1) stay(s *session, at place, crowd bool) {
 	i, _ := v.find(at.channel.name)
 	st := &stay{session: s, crowd: crowd}
+	if !at.own.IsZero() {
+		if v.own == nil {
+			v.own = make(map[*stay]Position)
+		}
+		v.own[st] = at.own
+	}
 	s.server.attach(&st.subscription, at, s.conn.Loop(), st)
 	v.stays = slices.Insert(v.stays, i, st)
 }
@@ -362,6 +373,7 @@ func (v *v1) drop(s *session, left []*stay) {
 	for _, st := range left {
 		st.left = true
 		st.cursor.LetGo()
+		v.caughtUp(s, st)
 	}
 	if s.closing != nil {
 		s.closing.goals = slices.DeleteFunc(s.closing.goals, func(g goal) bool {
@@ -417,6 +429,9 @@ func (v *v1) read(s *session) []byte {
 		if st.due = st.cursor.Pending(); st.due {
 			v.due = append(v.due, st)
 		}
+		if to, own := v.own[st]; own && reached(to, st.cursor.Position()) {
+			v.caughtUp(s, st)
+		}
 		switch {
 		case gap.Missed != 0:
 			if !st.crowd {
@@ -434,6 +449,22 @@ func (v *v1) read(s *session) []byte {
 	}
 	return nil
 }
+
+// caughtUp notes that a stay has read what it began with.
+func (v *v1) caughtUp(s *session, st *stay) {
+	if _, own := v.own[st]; own {
+		delete(v.own, st)
+		s.goOn()
+	}
+}
+
+// busy implements [conversation]: a client that resumes in many places reads what it has
+// asked for before it is heard again. Each can be ten thousand messages, which nobody shares.
+func (v *v1) busy() bool { return len(v.own) >= maxReplays }
+
+// maxReplays is how many of a session's subscriptions may have messages of their own
+// at once.
+const maxReplays = 4
 
 // gap says that messages, or joins and leaves, are missing.
 func (st *stay) gap(gap feed.Gap) *protocol.Event {

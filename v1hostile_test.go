@@ -17,7 +17,7 @@ import (
 // Too much of everything gets an error that says so, and the conversation goes on.
 func TestV1TooMuch(t *testing.T) {
 	bothTransports(t, func(t *testing.T) {
-		s := perform(t, fanfare.Config{})
+		s := perform(t, fanfare.Config{Limits: fanfare.Limits{Messages: -1}})
 		p := s.talk("/-/connect")
 		mega := strings.Repeat("x", 1<<20)
 		for _, c := range []struct{ say, code string }{
@@ -188,4 +188,39 @@ func mutated(rnd *rand.Rand, texts [][]byte) []byte {
 		}
 	}
 	return text
+}
+
+// A client that resumes in many patterns, each of which keeps ten thousand messages in
+// memory for it alone, must read what it asked for before it is heard again.
+func TestV1ReplaysAreBounded(t *testing.T) {
+	bothTransports(t, func(t *testing.T) {
+		s := perform(t, fanfare.Config{History: 4000})
+		for i := range 2000 {
+			s.publishes("chat/x", fmt.Sprint(i))
+		}
+		p := s.talk("/-/connect")
+		const patterns = 40
+		go func() { // the answers do not fit into the sockets' buffers
+			for n := range patterns {
+				name := "chat/" + "*"
+				if n > 0 {
+					name = []string{"**", "*/x", "chat/**", "*/*"}[n%4]
+				}
+				p.send(frame.Text, fmt.Appendf(nil, `{"type":"unsubscribe","channel":"%s"}`, name))
+				p.send(frame.Text, fmt.Appendf(nil, `{"type":"subscribe","id":"%d","channel":"%s","since":"0"}`, n, name))
+			}
+		}()
+		oks, messages := 0, 0
+		for oks < patterns {
+			switch e := p.event(); e.Type {
+			case "ok":
+				oks++
+			case "message":
+				messages++
+			}
+		}
+		if messages < 2000 {
+			t.Errorf("%d messages came", messages)
+		}
+	})
 }

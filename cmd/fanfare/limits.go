@@ -32,6 +32,7 @@ func (s *limitSettings) flags(flags *pflag.FlagSet) {
 		name, usage string
 		to          pflag.Value
 	}{
+		{"limit-requests", "how many requests over HTTP an address may make a second" + elsewhere, &bound{&l.Requests, "1000"}},
 		{"limit-handshakes", "how many connections that stay an address may begin a second" + elsewhere, &bound{&l.Handshakes, "100"}},
 		{"limit-connections", "how many of them an address may have" + elsewhere, &wholeBound{&l.Connections, "1000"}},
 		{"limit-messages", "how many messages a second a connection may send, or an anonymous address over HTTP", &bound{&l.Messages, "10000"}},
