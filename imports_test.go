@@ -59,6 +59,7 @@ var house = map[string]struct{ ours, outside string }{
 	"internal/echoclient": {"websocket", ""},
 	"internal/partner":    {"", ""},
 	"internal/mounts":     {"", ""}, // tests only, and a module of its own, for what they import
+	"internal/acmetest":   {"", ""}, // tests only, and a module of its own, for what they import
 
 	// Also a module of its own: what Fanfare is measured beside.
 	"bench/measure":       {"", ""},

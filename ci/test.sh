@@ -16,6 +16,8 @@ fi
 go vet -race ./...
 # Under other people's routers, which are no dependencies of ours.
 (cd internal/mounts && go vet -race ./... && go test -race -vet=off -timeout 2m ./...)
+# With certificates from an authority of ACME.
+(cd internal/acmetest && go vet -race ./... && go test -race -vet=off -timeout 2m ./...)
 # Beside other servers: each is started and measured for a moment, so that the comparison cannot rot.
 (cd bench && go vet -race ./... && go test -race -vet=off -timeout 2m ./...)
 if [ "$(go env GOOS)" = linux ]; then

@@ -110,6 +110,9 @@ func (s *service) acme(now *settings) (*lock, error) {
 		Email:  now.acmeEmail,
 		// Whoever comes names a host. For others than ours nobody is asked.
 		HostPolicy: func(_ context.Context, name string) error {
+			if host, _, err := net.SplitHostPort(name); err == nil {
+				name = host // of a proof by HTTP, where it is what stands in Host
+			}
 			if !slices.Contains(s.now.Load().acmeDomains, name) {
 				return fmt.Errorf("%.100q is not among --acme-domain", name)
 			}

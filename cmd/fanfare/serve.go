@@ -319,7 +319,6 @@ func (s *service) serveUntil(interrupted context.Context, t timeouts) error {
 	if lock != nil {
 		server.TLSConfig = lock.config
 		go func() { failed <- server.ServeTLS(guarded, "", "") }()
-		go lock.tend(serving)
 	} else {
 		go func() { failed <- server.Serve(guarded) }()
 	}
@@ -329,6 +328,9 @@ func (s *service) serveUntil(interrupted context.Context, t timeouts) error {
 			return errors.Join(err, s.server.Shutdown(context.Background()), server.Close())
 		}
 		defer stop()
+	}
+	if lock != nil {
+		go lock.tend(serving) // not before a proof by HTTP can be answered
 	}
 	ready := "ready, open " + readyURL(listener.Addr(), lock)
 	if now.adminListen != "" {
