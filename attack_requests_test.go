@@ -78,6 +78,7 @@ func TestTricksOnTheWayToAChannel(t *testing.T) {
 			},
 		}})
 		at := s.publishes("vault/gold", treasure)
+		s.publishes("garden", "the newest place is no secret")
 		for _, path := range []string{
 			"/open/../vault/gold", "/open/%2e%2e/vault/gold", "/open/%2E%2E%2Fvault%2Fgold", "/open/..%2fvault/gold", "/open/..%5cvault%5cgold", "/open\\..\\vault\\gold",
 			"/open/./../vault/gold", "/./vault/gold", "//vault/gold", "/vault//gold", "/vault/gold//", "/vault%2fgold", "/%76ault/gold", "/vault/gold%00", "/vault/gold%00/open", "/vault/gold%20",
@@ -86,7 +87,7 @@ func TestTricksOnTheWayToAChannel(t *testing.T) {
 		} {
 			for how, request := range looks(path) {
 				status, head, body := s.asks(request, aMoment)
-				if strings.Contains(body+head, treasure) || !strings.Contains(path, "*") && strings.Contains(head+body, at) || status >= 500 {
+				if strings.Contains(body+head, treasure) || strings.Contains(head+body, at) || status >= 500 {
 					t.Errorf("%s of %s: %d %s\n%s", how, path, status, head, body)
 				}
 			}

@@ -3,7 +3,9 @@ package fanfare_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -293,6 +295,73 @@ func TestWildcardsSeeOnlyWhatIsGranted(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Nothing that is told of a pattern depends on what of it is hidden: neither places,
+// nor whether there is more or less than there was.
+func TestWildcardsTellNothingOfTheRest(t *testing.T) {
+	told := func(hidden bool) (all []string) {
+		s := perform(t, guarded(func(c *fanfare.Config) { c.History = 3 }))
+		say := func(channel, text string) {
+			if hidden || channel != "inbox/bob" {
+				s.publishes(channel, text)
+			} else {
+				s.publishes("elsewhere", text) // so that the count is the same
+			}
+		}
+		for i := range 10 {
+			say("inbox/bob", "secret")
+			if i < 2 {
+				say("inbox/alice", "hers")
+			}
+		}
+		since := ""
+		for _, path := range []string{"/inbox/*", "/inbox/*?since=0", "/inbox/*?since=0&limit=1", "/inbox/*?since=SINCE", "/*/bob", "/*/bob?since=0"} {
+			req, _ := http.NewRequest("GET", s.url(strings.Replace(path, "SINCE", since, 1)), nil)
+			req.Header.Set("Authorization", "Bearer alice-token")
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, _ := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			var page struct {
+				Position  string
+				Gap, More bool
+				Messages  []struct{ Position string }
+			}
+			_ = json.Unmarshal(body, &page)
+			if since == "" && len(page.Messages) > 0 {
+				since = page.Messages[0].Position
+			}
+			_, at, _ := strings.Cut(page.Position, "-")
+			all = append(all, fmt.Sprintf("%s: %d, at %s, gap %v, more %v, %d messages", path, resp.StatusCode, at, page.Gap, page.More, len(page.Messages)))
+		}
+		for _, path := range []string{"/inbox/*", "/inbox/*?since=0", "/inbox/*?since=" + since} {
+			l := s.listen(path, asLines, bearer("alice-token"))
+			_, at, _ := strings.Cut(l.at, "-")
+			all = append(all, strings.TrimSuffix(path, since)+" from "+at)
+		}
+		p := s.join("/inbox/*", bearer("alice-token"))
+		_, at, _ := strings.Cut(p.head.Get("Fanfare-Position"), "-")
+		say("inbox/bob", "secret")
+		say("inbox/alice", "hers")
+		p.hear()
+		say("inbox/bob", "secret")
+		v := s.talk("/-/connect?token=alice-token")
+		for _, pattern := range []string{"*/bob", "inbox/*"} {
+			ok := wants(t, v.ask(`{"type":"subscribe","id":"1","channel":%q}`, pattern), "ok", "1", "")
+			_, at, _ := strings.Cut(ok.Position, "-")
+			all = append(all, pattern+" from "+at)
+		}
+		return append(all, at)
+	}
+	with, without := told(true), told(false)
+	for i := range with {
+		if with[i] != without[i] {
+			t.Errorf("with hidden messages: %s; without: %s", with[i], without[i])
+		}
+	}
 }
 
 // A token's own words count alone for the rights it speaks of.

@@ -102,7 +102,7 @@ func (s *Server) stuck() *disconnect {
 }
 
 func tooSlow(c *feed.Cursor) *disconnect {
-	return &disconnect{bySlowness, frame.TryAgainLater, fmt.Sprintf("you lag more than %d bytes behind; resume with ?since=%s", c.Limit(), c.Position())}
+	return &disconnect{bySlowness, frame.TryAgainLater, fmt.Sprintf("you lag more than %d bytes behind; resume with ?since=%s", c.Limit(), c.Seen())}
 }
 
 func (s *Server) unfinished() *disconnect {

@@ -30,14 +30,68 @@ type historyPage struct {
 // recallTimeout is how long the broker may take to answer with history.
 const recallTimeout = 30 * time.Second
 
-// recall asks the broker for history.
-func (s *Server) recall(ctx context.Context, channel string, q broker.Query) (broker.Page, error) {
+// recall asks the broker for history: of a pattern's, for what who may read, as if
+// there were nothing else. Nil is the program, which may read everything.
+func (s *Server) recall(ctx context.Context, channel string, q broker.Query, who *speaker) (broker.Page, error) {
 	ctx, cancel := context.WithTimeout(ctx, recallTimeout)
 	defer cancel()
+	if who == nil || !broker.IsPattern(channel) || who.grants.May(auth.History, channel) {
+		return s.ofBroker(ctx, channel, q)
+	}
+	return s.recallParts(ctx, who.grants.Within(auth.History, channel), q)
+}
+
+func (s *Server) ofBroker(ctx context.Context, channel string, q broker.Query) (broker.Page, error) {
 	began := time.Now()
 	page, err := s.broker.History(ctx, channel, q)
 	s.metrics.answered(historyOperation, began, err)
 	return page, err
+}
+
+// newest returns the broker's newest place, whatever channel it is of.
+func (s *Server) newest(ctx context.Context) (Position, error) {
+	ctx, cancel := context.WithTimeout(ctx, recallTimeout)
+	defer cancel()
+	page, err := s.ofBroker(ctx, nowhere, broker.Query{Limit: 1, Tail: true})
+	return page.Position, err
+}
+
+// nowhere is a pattern that no channel fits.
+const nowhere = "-/*"
+
+// recallParts is recall, of several patterns at once.
+func (s *Server) recallParts(ctx context.Context, parts []string, q broker.Query) (page broker.Page, err error) {
+	// What comes meanwhile can be in one part and not yet in another, so it waits
+	// for the next page; and so does what is behind the end of a part that has more.
+	if page.Position, err = s.newest(ctx); err != nil {
+		return broker.Page{}, err
+	}
+	end := page.Position.Offset
+	for _, part := range parts {
+		p, err := s.ofBroker(ctx, part, q)
+		if err != nil {
+			return broker.Page{}, err
+		}
+		if p.More {
+			end = min(end, p.Position.Offset)
+		}
+		page.Gap, page.More = page.Gap || p.Gap, page.More || p.More
+		page.Messages = append(page.Messages, p.Messages...)
+	}
+	slices.SortFunc(page.Messages, func(a, b *Message) int { return cmp.Compare(a.Position.Offset, b.Position.Offset) })
+	page.Messages = slices.CompactFunc(page.Messages, func(a, b *Message) bool { return a.Position == b.Position }) // parts may overlap
+	page.Messages = slices.DeleteFunc(page.Messages, func(m *Message) bool { return m.Position.Offset > end })
+	switch limit, n := cmp.Or(q.Limit, broker.MaxPage), len(page.Messages); {
+	case n <= limit:
+	case q.Tail || q.Limit == 0:
+		page.Messages, page.Gap = page.Messages[n-limit:], page.Gap || q.Limit == 0
+	default:
+		page.Messages, page.More = page.Messages[:limit], true
+	}
+	if n := len(page.Messages); n > 0 {
+		page.Position = page.Messages[n-1].Position
+	}
+	return page, nil
 }
 
 // history returns a page: the newest messages, or, after since if that is not
@@ -48,7 +102,7 @@ func (s *Server) history(ctx context.Context, channel string, since *Position, l
 	if since != nil {
 		q.Since = *since
 	}
-	page, err := s.recall(ctx, channel, q)
+	page, err := s.recall(ctx, channel, q, who)
 	if err != nil {
 		return historyPage{}, err
 	}
@@ -63,9 +117,6 @@ func (s *Server) history(ctx context.Context, channel string, since *Position, l
 	for i, m := range page.Messages {
 		if q.Tail {
 			m = page.Messages[last-i]
-		}
-		if pattern != "" && !who.grants.May(auth.History, m.Channel) {
-			continue
 		}
 		record := protocol.AppendMessage(nil, pattern, m)
 		if size += len(record); size > maxPage && len(out.messages) > 0 {

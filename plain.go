@@ -151,7 +151,7 @@ func (plain) ping(s *session) []byte {
 	if s.sub.audience == nil {
 		return nil
 	}
-	return s.sub.cursor.Position().Append(nil)
+	return s.sub.cursor.Seen().Append(nil)
 }
 
 // settle implements [conversation]. The ping says from where it reads.

@@ -52,20 +52,26 @@ func (s *Server) find(ctx context.Context, name string, since *Position, slow sl
 	settings := s.now.Load().channel(name)
 	slow = slow.or(settings.slowness())
 	form, barred := c.form(w), false
+	var reader *speaker
+	var newest Position
 	if who != nil {
+		reader = who.Load()
 		if see := sees(who, name, since != nil, c.feed.Position()); see != nil {
 			form = &feed.Form{Sees: see, Of: form}
+			if newest, err = s.newest(ctx); err != nil {
+				s.release(c)
+				return place{}, err
+			}
 		}
-		who := who.Load()
-		barred = since != nil && who.may(auth.History, name) != nil
-		if barred && who.mayRead(auth.History, name) != nil {
+		barred = since != nil && reader.may(auth.History, name) != nil
+		if barred && reader.mayRead(auth.History, name) != nil {
 			since = nil
 		}
 	}
 	cursor := c.feed.Live(form, slow.policy.feeds(), int64(slow.maxLag))
 	gap, here, own := false, cursor.Position(), Position{}
 	if since != nil && !cursor.Resume(*since) {
-		page, err := s.recall(ctx, name, broker.Query{Since: *since})
+		page, err := s.recall(ctx, name, broker.Query{Since: *since}, reader)
 		if err != nil {
 			s.release(c)
 			return place{}, err
@@ -77,8 +83,16 @@ func (s *Server) find(ctx context.Context, name string, since *Position, slow sl
 		}
 	}
 	from := cursor.Position()
-	if gap {
+	switch {
+	case gap, since != nil && cursor.Picks():
 		from = *since
+	case cursor.Picks():
+		// Not where the feed is: that is the place of a message which the reader may
+		// know nothing of. What was published until then was before it came.
+		from = newest
+	}
+	if cursor.Picks() {
+		cursor.Tell(from)
 	}
 	if barred {
 		cursor.Miss(feed.Forbidden)
@@ -108,7 +122,7 @@ func (s *Server) leave(sub *subscription, member subscriber) {
 
 // gap says that messages are missing, at the place where reading goes on.
 func (sub *subscription) gap(gap feed.Gap) *protocol.Event {
-	e := &protocol.Event{Type: protocol.GapEvent, Reason: gap.Reason.String(), Missed: max(0, gap.Missed), Position: sub.cursor.Position().String()}
+	e := &protocol.Event{Type: protocol.GapEvent, Reason: gap.Reason.String(), Missed: max(0, gap.Missed), Position: sub.cursor.Seen().String()}
 	if name := sub.audience.channel.name; broker.IsPattern(name) {
 		e.Pattern = name
 	} else {

@@ -280,7 +280,7 @@ func (v *v1) subscribe(ctx context.Context, s *session, cmd *protocol.Command, w
 		return nil // but for that, nobody is left to be told
 	}
 	if reads {
-		ok.Position = v.messages(at.channel.name).cursor.Position().String()
+		ok.Position = v.messages(at.channel.name).cursor.Seen().String()
 	}
 	if cmd.ID != "" {
 		s.notice(event(ok))

@@ -202,6 +202,22 @@ func (g *Grants) Meets(r Right, pattern string) bool {
 	return false
 }
 
+// Within returns what is granted of a pattern, as patterns and names that together
+// fit the same; none covers another, but they may overlap.
+func (g *Grants) Within(r Right, pattern string) (parts []string) {
+	if g == nil || r >= rights {
+		return []string{pattern}
+	}
+	for _, p := range g.patterns[r] {
+		part, ok := overlap(p, pattern)
+		if !ok || slices.ContainsFunc(parts, func(had string) bool { return covers(had, part) }) {
+			continue
+		}
+		parts = append(slices.DeleteFunc(parts, func(had string) bool { return covers(part, had) }), part)
+	}
+	return parts
+}
+
 // Nothing reports whether nothing at all is granted.
 func (g *Grants) Nothing() bool {
 	if g == nil {
@@ -236,18 +252,31 @@ func covers(p, q string) bool {
 
 // meet reports whether some name fits both.
 func meet(p, q string) bool {
+	_, does := overlap(p, q)
+	return does
+}
+
+// overlap returns the pattern that fits what fits both, if anything does.
+func overlap(p, q string) (both string, ok bool) {
 	for {
-		if p == "**" || q == "**" {
-			return true // both have a segment left, and ** is one or more
+		switch { // both have a segment left, and ** is one or more
+		case p == "**":
+			return both + q, true
+		case q == "**":
+			return both + p, true
 		}
 		ps, pRest, pMore := strings.Cut(p, "/")
 		qs, qRest, qMore := strings.Cut(q, "/")
 		switch {
 		case ps != qs && ps != "*" && qs != "*", pMore != qMore:
-			return false
-		case !pMore:
-			return true
+			return "", false
+		case ps == "*":
+			ps = qs
 		}
+		if both += ps; !pMore {
+			return both, true
+		}
+		both += "/"
 		p, q = pRest, qRest
 	}
 }

@@ -298,6 +298,19 @@ func (c *Cursor) Miss(why Reason) { c.stray().gap = Gap{why, -1} }
 // Picks reports whether the reader sees only some of the messages.
 func (c *Cursor) Picks() bool { return c.form != nil && c.form.Sees != nil }
 
+// Seen returns where the reader is as it may know: its Position, or, if it sees only
+// some of the messages, the place after the last that it saw.
+func (c *Cursor) Seen() broker.Position {
+	if c.Picks() {
+		return c.form.seen
+	}
+	return c.Position()
+}
+
+// Tell has a reader that sees only some of the messages begin at a place, as it
+// may know.
+func (c *Cursor) Tell(p broker.Position) { c.form.seen = p }
+
 // A Batch is what a reader takes at once: a gap, or messages, or nothing.
 type Batch struct {
 	Gap   Gap    // if its Missed is not 0: tell the reader; no bytes come with it

@@ -58,9 +58,11 @@ type Form struct {
 	// Sees, if it is not nil, makes this the form of readers that see only some
 	// of the messages: those for which it reports true, as Of has them. It is
 	// asked for each reader and message, by any goroutine, and must not block.
-	// Encode is not called then.
+	// Encode is not called then. Such a form is one reader's own.
 	Sees func(m *broker.Message) bool
 	Of   *Form
+
+	seen broker.Position // where the reader is, as it may know; its owner's
 }
 
 // An Entry is a place in a feed: a message, and what comes next.

@@ -75,6 +75,9 @@ func pick(first *Entry, form *Form, limit int) (bytes []byte, count int, last *E
 		if len(bytes) > 0 && len(bytes)+len(b) > limit {
 			break
 		}
+		if len(b) > 0 {
+			form.seen = e.msg.Position
+		}
 		bytes = append(bytes, b...)
 		count++
 		last = e
