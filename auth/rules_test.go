@@ -210,3 +210,20 @@ func TestMayAllocatesNothing(t *testing.T) {
 		t.Errorf("asking costs %v allocations", n)
 	}
 }
+
+// What is granted of a pattern is what fits both, and nothing else.
+func TestWithin(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		pattern := rapid.StringMatching(`([ab*]/){0,2}([ab*]|\*\*)`)
+		g := auth.Rules{{Channels: rapid.SliceOfN(pattern, 1, 4).Draw(t, "grants"), Roles: []string{auth.Anonymous}, Allow: []auth.Right{auth.History}}}.Grants(nil)
+		asked := pattern.Draw(t, "asked")
+		parts := g.Within(auth.History, asked)
+		for range 50 {
+			name := rapid.StringMatching(`[abc](/[abc]){0,3}`).Draw(t, "name")
+			within := slices.ContainsFunc(parts, func(p string) bool { return broker.Fits(p, name) })
+			if want := broker.Fits(asked, name) && g.May(auth.History, name); within != want {
+				t.Fatalf("%s of %v is in %v: %v, want %v", name, asked, parts, within, want)
+			}
+		}
+	})
+}
