@@ -89,7 +89,7 @@ func (s *Server) mayOperate(r *http.Request, what string) error {
 	if err := s.mayAsk(r); err != nil {
 		return err
 	}
-	switch id, err := s.identify(r); {
+	switch id, _, err := s.identify(r); {
 	case err != nil:
 		return err
 	case id == nil:

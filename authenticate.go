@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -70,7 +71,9 @@ const (
 )
 
 // shown is what a request brought as a token in its URL, which is nobody else's to
-// see, and, once it is known, who it is from.
+// see. It has a type of its own since a context that is printed shows bare strings.
+type shown string
+
 type shownKey struct{}
 
 // withoutToken returns the request without ?token=, so that no handler, hook or
@@ -95,7 +98,7 @@ func withoutToken(r *http.Request) *http.Request {
 	if query == r.URL.RawQuery {
 		return r
 	}
-	r = r.WithContext(context.WithValue(r.Context(), shownKey{}, token))
+	r = r.WithContext(context.WithValue(r.Context(), shownKey{}, shown(token)))
 	bare := *r.URL
 	bare.RawQuery = query
 	r.URL, r.RequestURI = &bare, bare.RequestURI()
@@ -115,8 +118,8 @@ func (s *Server) token(c *AuthConfig, r *http.Request) string {
 			return token
 		}
 	}
-	if token, _ := r.Context().Value(shownKey{}).(string); token != "" {
-		return token
+	if token, _ := r.Context().Value(shownKey{}).(shown); token != "" {
+		return string(token)
 	}
 	if c.Cookie != "" && s.meant(r) {
 		if cookie, err := r.Cookie(c.Cookie); err == nil {
@@ -136,20 +139,14 @@ func (s *Server) meant(r *http.Request) bool {
 	return s.names(r) && (len(r.Header["Origin"]) > 0 || !handshake.IsUpgrade(r) && r.Method != http.MethodPost)
 }
 
-// identify finds out who a request is from; nil: anonymous, or nobody asks.
-func (s *Server) identify(r *http.Request) (*auth.Identity, error) {
+// identify finds out who a request is from; nil: anonymous, or nobody asks. bare is
+// the request without tokens, for everybody else.
+func (s *Server) identify(r *http.Request) (id *auth.Identity, bare *http.Request, err error) {
 	trust := s.trust()
 	if trust == nil {
-		return nil, nil
+		return nil, r, nil
 	}
-	token := s.token(trust, r)
-	bare := r.WithContext(r.Context())
-	bare.Header = r.Header.Clone()
-	if token != "" {
-		bare.Header.Del("Authorization")
-		bare.Header.Del("Sec-Websocket-Protocol")
-		withoutCookie(bare, trust.Cookie)
-	}
+	bare = withoutTokens(r, trust.Cookie)
 	// An Authenticator may know sessions by what browsers send of themselves.
 	if !s.meant(r) {
 		bare.Header.Del("Cookie")
@@ -157,7 +154,33 @@ func (s *Server) identify(r *http.Request) (*auth.Identity, error) {
 	if !s.names(r) {
 		bare.Header.Del("Authorization")
 	}
-	return s.ask(r.Context(), trust, auth.Credentials{Token: token, Request: bare})
+	id, err = s.ask(r.Context(), trust, auth.Credentials{Token: s.token(trust, r), Request: bare})
+	return id, bare, err
+}
+
+// withoutTokens returns a request without all that may be a token in its headers.
+func withoutTokens(r *http.Request, cookie string) *http.Request {
+	bare := r.WithContext(r.Context())
+	bare.Header = r.Header.Clone()
+	h := bare.Header
+	keep := func(name string, values []string) {
+		if h.Del(name); len(values) > 0 {
+			h[name] = values
+		}
+	}
+	keep("Authorization", slices.DeleteFunc(h["Authorization"], func(value string) bool {
+		scheme, _, _ := strings.Cut(value, " ")
+		return strings.EqualFold(scheme, "Bearer")
+	}))
+	var offered []string
+	for protocol := range handshake.Tokens(h["Sec-Websocket-Protocol"]) {
+		if !strings.HasPrefix(protocol, bearerProtocol) {
+			offered = append(offered, protocol)
+		}
+	}
+	keep("Sec-Websocket-Protocol", offered)
+	withoutCookie(bare, cookie)
+	return bare
 }
 
 // withoutCookie takes a cookie out of a request, if it has a name.
@@ -188,10 +211,10 @@ func (s *Server) ask(ctx context.Context, trust *AuthConfig, c auth.Credentials)
 	var refused *auth.Error
 	switch {
 	case errors.As(err, &refused):
-		return nil, refused
+		return nil, &auth.Error{Code: refused.Code, Message: without(c.Token, refused.Message)}
 	case err != nil:
 		if now, last := time.Now().UnixNano(), s.unavailable.Load(); ctx.Err() != context.Canceled && now-last > int64(sayEvery) && s.unavailable.CompareAndSwap(last, now) {
-			s.log.Error("nobody can tell who clients are", "error", err)
+			s.log.Error("nobody can tell who clients are", "error", without(c.Token, err.Error()))
 		}
 		return nil, errUnavailable
 	case id == nil && c.Token != "":
@@ -218,8 +241,23 @@ func (s *Server) ask(ctx context.Context, trust *AuthConfig, c auth.Credentials)
 }
 
 func (s *Server) authenticate(ctx context.Context, a auth.Authenticator, c auth.Credentials) (id *auth.Identity, err error) {
-	defer recovered("Auth.Authenticator", &err)
+	defer func() {
+		if p := recover(); p != nil {
+			// The token may be in its text in whatever form. There is none in the stack.
+			id, err = nil, fmt.Errorf("the Authenticator panicked with a %T, which is not shown since the token may be in it\n%s", p, debug.Stack())
+		}
+	}()
 	return a.Authenticate(ctx, c)
+}
+
+// without returns a text without the token, also as URLs have it.
+func without(token, text string) string {
+	for _, form := range []string{token, url.QueryEscape(token), url.PathEscape(token)} {
+		if form != "" {
+			text = strings.ReplaceAll(text, form, "(the token)")
+		}
+	}
+	return text
 }
 
 // checkIdentity returns nil if others can be told of who it is.
@@ -241,9 +279,9 @@ var (
 )
 
 // visitor returns who speaks from home, the URL's channel, as far as a request
-// tells. Empty: it has none. The request it returns knows who it is from.
+// tells. Empty: it has none. The request it returns knows who it is from, and has no token.
 func (s *Server) visitor(r *http.Request, set *settings, home string) (*speaker, *http.Request, error) {
-	id, err := s.identify(r)
+	id, r, err := s.identify(r)
 	if err != nil {
 		return nil, r, err
 	}

@@ -30,8 +30,9 @@ var ErrTooSlow = errors.New("fanfare: the subscription lagged too far behind")
 type Error struct {
 	// Code is for machines and stable: those of docs/protocol.md; over HTTP also
 	// bad_name, bad_client, bad_text, bad_body, bad_media, bad_method,
-	// not_acceptable, not_found, no_stream, full, and those of a refused handshake
-	// (bad_origin, bad_version, ...).
+	// not_acceptable, not_found, no_stream, full; those of a refused handshake
+	// (bad_origin, bad_version, bad_key, bad_subprotocol, bad_extensions, bad_http, no_upgrade, no_hijack, bad_config);
+	// and those of operators' pages (bad_host, bad_revocation, busy, not_ready).
 	Code string
 	// Message is for people: what happened, the limit or rule, and what to do.
 	Message string

@@ -21,7 +21,8 @@ type Hooks struct {
 	// refuses it: an [*Error] with its text, its code (without one: forbidden) and status 403,
 	// every other one as internal, and the log has it. channel may be a pattern, "chat/**", as the
 	// path of any request that reads may. Who it is says [auth.FromContext] of the request's context: nil
-	// also for one that will say so in its first message. Not everybody whom it lets in comes: a HEAD
+	// also for one that will say so in its first message; where [Config.Auth] is set, r is as
+	// the Authenticator saw it: without the token. Not everybody whom it lets in comes: a HEAD
 	// asks too, and a handshake can break off.
 	Connect func(r *http.Request, channel string) error
 	// Subscribe is asked before a client that speaks fanfare.v1 subscribes to a

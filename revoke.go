@@ -103,8 +103,17 @@ func (s *Server) Revoke(_ context.Context, what Revocation) (closed int, err err
 		}
 		return true
 	})
-	s.log.Info("access was revoked", "token", what.Token, "subject", what.Subject, "session", what.Session, "closed", closed)
+	s.log.Info("access was revoked", "token", tokenID(what.Token), "subject", what.Subject, "session", what.Session, "closed", closed)
 	return closed, nil
+}
+
+// tokenID is a token's id for the log. What is longer than ids are may be the token
+// itself, by mistake; of a key's token this leaves the id.
+func tokenID(given string) string {
+	if len(given) > 40 {
+		return given[:12] + "..."
+	}
+	return given
 }
 
 // register has a client found by Revoke and Reload, as long as it is here.
