@@ -3,6 +3,7 @@ package fanfare
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -107,11 +108,11 @@ func (s *Server) Revoke(_ context.Context, what Revocation) (closed int, err err
 	return closed, nil
 }
 
-// tokenID is a token's id for the log. What is longer than ids are may be the token
-// itself, by mistake; of a key's token this leaves the id.
+// tokenID is a token's id for the log. What is longer than an id usually is may be the token
+// itself, by mistake.
 func tokenID(given string) string {
 	if len(given) > 40 {
-		return given[:12] + "..."
+		return fmt.Sprintf("(of %d bytes)", len(given))
 	}
 	return given
 }

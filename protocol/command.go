@@ -205,6 +205,8 @@ func (f *fields) text(code, name string, value []byte, least, most int) string {
 	}
 	text, ok := stringOf(value)
 	switch {
+	case !ok && name == "token": // whatever it is, it is not to be told
+		f.refuse(code, "token must be a string in quotes")
 	case !ok:
 		f.refuse(code, "%s is %.40s, and must be a string in quotes", name, value)
 	case len(text) < least:

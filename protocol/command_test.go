@@ -22,6 +22,7 @@ func TestSentences(t *testing.T) {
 		`{"id":"1"}`:                                         `the message has no type, such as in {"type":"ping"}`,
 		`{"type":"speak"}`:                                   `there is no type "speak"; there are subscribe, unsubscribe, publish, history, presence, request, ping and auth`,
 		`{"type":"ping","id":7}`:                             `id is 7, and must be a string in quotes`,
+		`{"type":"auth","token":["secret"]}`:                 `token must be a string in quotes`,
 		`{"type":"ping","id":""}`:                            `id is empty; leave it out instead`,
 		`{"type":"history","limit":0}`:                       `limit is 0, and must be a whole number from 1 to 1000`,
 		`{"type":"presence","limit":-1}`:                     `limit is -1, and must be a whole number from 0 to 1000`,
