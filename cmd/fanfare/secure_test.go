@@ -277,8 +277,7 @@ func house(t *testing.T, times timeouts) (*authority, *fanfare.Server, string) {
 	return a, core, l.Addr().String()
 }
 
-// HTTP over TLS is HTTP/2, its live readers too; WebSockets are HTTP/1.1, and an
-// attempt at them over HTTP/2 is refused.
+// HTTP over TLS is HTTP/2, its live readers too.
 func TestHTTP2(t *testing.T) {
 	a, core, at := house(t, serveTimeouts())
 	transport := &http2.Transport{TLSClientConfig: a.trust()}
@@ -308,15 +307,60 @@ func TestHTTP2(t *testing.T) {
 			break
 		}
 	}
-	request, _ = http.NewRequest(http.MethodGet, "https://"+at+"/x", nil)
-	request.Header.Set("Sec-WebSocket-Version", "13")
-	request.Header.Set("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA==")
-	request.Header.Set(":protocol", "websocket")
-	request.Method = http.MethodConnect
-	if refused, err := browser.Do(request); err == nil {
-		refused.Body.Close()
-		if refused.StatusCode < 400 {
-			t.Errorf("a WebSocket over HTTP/2 is answered %s", refused.Status)
+}
+
+// A WebSocket over HTTP/2 (RFC 8441) is not offered, and who tries has that stream refused.
+func TestNoWebSocketOverHTTP2(t *testing.T) {
+	a, core, at := house(t, serveTimeouts())
+	conn, err := tls.Dial("tcp", at, a.trust("h2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(patience))
+	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
+		t.Fatal(err)
+	}
+	framer := http2.NewFramer(conn, conn)
+	_ = framer.WriteSettings()
+	var head bytes.Buffer
+	encoder := hpack.NewEncoder(&head)
+	for _, f := range [][2]string{{":method", "CONNECT"}, {":protocol", "websocket"}, {":scheme", "https"}, {":authority", at}, {":path", "/x"}, {"sec-websocket-version", "13"}} {
+		_ = encoder.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]})
+	}
+	if err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: head.Bytes(), EndHeaders: true}); err != nil {
+		t.Fatal(err)
+	}
+	for refused := false; !refused; {
+		frame, err := framer.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch f := frame.(type) {
+		case *http2.SettingsFrame:
+			if offered, _ := f.Value(http2.SettingEnableConnectProtocol); offered != 0 {
+				t.Error("WebSockets over HTTP/2 are offered")
+			}
+		case *http2.RSTStreamFrame:
+			if f.StreamID != 1 || f.ErrCode != http2.ErrCodeProtocol {
+				t.Errorf("it is refused with %v", f)
+			}
+			refused = true
+		case *http2.HeadersFrame, *http2.GoAwayFrame:
+			t.Fatalf("it is answered %v", f)
+		}
+	}
+	if n := core.Stats().Sessions; n != 0 {
+		t.Errorf("%d sessions have begun", n)
+	}
+	_ = framer.WritePing(false, [8]byte{1}) // the connection goes on
+	for {
+		frame, err := framer.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ping, ok := frame.(*http2.PingFrame); ok && ping.IsAck() {
+			return
 		}
 	}
 }
@@ -340,17 +384,12 @@ func TestRapidReset(t *testing.T) {
 	out := bufio.NewWriter(conn)
 	framer := http2.NewFramer(out, nil)
 	_ = framer.WriteSettings()
-	var head bytes.Buffer
-	encoder := hpack.NewEncoder(&head)
-	for _, f := range [][2]string{{":method", "GET"}, {":scheme", "https"}, {":authority", at}, {":path", "/x"}, {"accept", "text/event-stream"}} {
-		_ = encoder.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]})
-	}
+	head := readerHead(at)
 	attack := make(chan error, 1)
 	all.Go(func() {
 		for i := range 100_000 {
 			id := uint32(2*i + 1)
-			block := head.Bytes()
-			if err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: block, EndStream: true, EndHeaders: true}); err != nil {
+			if err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: head, EndStream: true, EndHeaders: true}); err != nil {
 				attack <- err
 				return
 			}
@@ -383,6 +422,17 @@ func TestRapidReset(t *testing.T) {
 		default:
 		}
 	}
+}
+
+// readerHead is the head of a request for server-sent events, which may be sent many times.
+func readerHead(at string) []byte {
+	var head bytes.Buffer
+	encoder := hpack.NewEncoder(&head)
+	encoder.SetMaxDynamicTableSize(0) // else the second would go by what the first said
+	for _, f := range [][2]string{{":method", "GET"}, {":scheme", "https"}, {":authority", at}, {":path", "/x"}, {"accept", "text/event-stream"}} {
+		_ = encoder.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]})
+	}
+	return head.Bytes()
 }
 
 // A head in too many pieces, and a large one, end the connection or the request.

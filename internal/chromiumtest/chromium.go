@@ -18,12 +18,14 @@ import (
 const patience = 20 * time.Second
 
 // Start starts a Chromium, which lives as long as the test and for three
-// minutes at most, and returns a function that opens a page in a new tab.
-func Start(t *testing.T) (open func(t *testing.T, url string) Tab) {
+// minutes at most, and returns a function that opens a page in a new tab. more are options
+// besides the usual ones.
+func Start(t *testing.T, more ...chromedp.ExecAllocatorOption) (open func(t *testing.T, url string) Tab) {
 	t.Helper()
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(partner.Chromium(t)), chromedp.NoSandbox, chromedp.DisableGPU, chromedp.UserDataDir(t.TempDir()),
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true))
+	options = append(options, more...)
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	t.Cleanup(cancel)
 	ctx, cancel = chromedp.NewExecAllocator(ctx, options...)
