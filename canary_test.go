@@ -253,7 +253,10 @@ func TestCanary(t *testing.T) {
 				}
 			}
 			s.speakToken(t, token)
-			if word != "giant" && asked.seen[word] == 0 {
+			asked.mu.Lock()
+			seen := asked.seen[word]
+			asked.mu.Unlock()
+			if word != "giant" && seen == 0 {
 				t.Error("the Authenticator was never asked")
 			}
 			if word == "good" { // what is there only as long as somebody is
