@@ -723,11 +723,11 @@ func TestFloodOfUnknownKeys(t *testing.T) {
 	if n := p.hits.Load(); n > 4 {
 		t.Errorf("300 unknown keys had the address asked %d times", n)
 	}
-	before := p.hits.Load()
+	// How many of those four were used is chance: tokens that come together wait for one answer.
 	now.ahead.Add(int64(10 * time.Second))
 	flood()
-	if n := p.hits.Load() - before; n > 2 {
-		t.Errorf("after ten seconds more it was asked %d times again", n)
+	if n := p.hits.Load(); n > 5 {
+		t.Errorf("with 300 more, ten seconds later, it was asked %d times in all", n)
 	}
 }
 
