@@ -32,6 +32,7 @@ except websockets.ConnectionClosed as end:
 		_ = python.Wait()
 	}()
 	eventually(t, "Python is here", func() bool { return s.Stats().Sessions == 1 })
+	expect(t, out, `permessage-deflate`)
 	s.post("/pond", "it is getting cold")
 	expect(t, out, `\] it is getting cold$`)
 

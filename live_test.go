@@ -982,6 +982,7 @@ func TestLiveFromCurl(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() { _ = cmd.Wait() }) // of a test that ended before it waited
 		eventually(t, "curl is here", func() bool { return s.Stats().Sessions == 1 })
 		l := &listener{t: t, r: bufio.NewReader(out), body: out, sse: accept == asEvents}
 		for _, text := range []string{`"one"`, `"two"`} {

@@ -317,6 +317,10 @@ func run(t *testing.T, program string, env []string, args ...string) (*exec.Cmd,
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { // of a test that ended before it waited
+		cancel()
+		_ = cmd.Wait()
+	})
 	return cmd, in, bufio.NewScanner(out)
 }
 
