@@ -55,11 +55,13 @@ const (
 	hamlets  = 10
 	inHamlet = 10
 	pace     = 50 * time.Millisecond
-	// slack is what a delay may be on top of twice what it is in calm: tests
-	// share their processors with the attackers, whose threads have turns of
-	// some milliseconds, and with whatever else the machine does.
-	slack = 50 * time.Millisecond
 )
+
+// slack is what a delay may be on top of twice what it is in calm: tests
+// share their processors with the attackers, whose threads have turns of
+// some milliseconds, and with whatever else the machine does, which is nothing
+// in a full attack.
+var slack = map[bool]time.Duration{false: 400 * time.Millisecond, true: 50 * time.Millisecond}[fullAttack]
 
 // A village is the server, and the honest who are there for as long as the test lasts.
 type village struct {

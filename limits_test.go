@@ -31,16 +31,17 @@ func (s *stage) limited(name string) int64 {
 var floods = []struct {
 	name    string
 	headers []string
+	weight  int // in messages
 	each    []byte
 	last    []byte
 }{
-	{"messages", nil, masked(frame.Text, true, "x"), masked(frame.Text, true, `{"last":1}`)},
-	{"empty messages", nil, masked(frame.Binary, true, ""), masked(frame.Text, true, `{"last":1}`)},
-	{"pings", nil, masked(frame.Ping, true, "?"), masked(frame.Text, true, `{"last":1}`)},
-	{"pongs", nil, masked(frame.Pong, true, ""), masked(frame.Text, true, `{"last":1}`)},
-	{"commands", []string{askV1}, masked(frame.Text, true, `{"type":"ping"}`), masked(frame.Text, true, `{"type":"publish","data":{"last":1}}`)},
-	{"nonsense", []string{askV1}, masked(frame.Text, true, `{`), masked(frame.Text, true, `{"type":"publish","data":{"last":1}}`)},
-	{"subscribes", []string{askV1}, masked(frame.Text, true, `{"type":"subscribe","channel":"a"}`), masked(frame.Text, true, `{"type":"publish","data":{"last":1}}`)},
+	{"messages", nil, 1, masked(frame.Text, true, "x"), masked(frame.Text, true, `{"last":1}`)},
+	{"empty messages", nil, 1, masked(frame.Binary, true, ""), masked(frame.Text, true, `{"last":1}`)},
+	{"pings", nil, 1, masked(frame.Ping, true, "?"), masked(frame.Text, true, `{"last":1}`)},
+	{"pongs", nil, 1, masked(frame.Pong, true, ""), masked(frame.Text, true, `{"last":1}`)},
+	{"commands", []string{askV1}, 2, masked(frame.Text, true, `{"type":"ping"}`), masked(frame.Text, true, `{"type":"publish","data":{"last":1}}`)},
+	{"nonsense", []string{askV1}, 2, masked(frame.Text, true, `{`), masked(frame.Text, true, `{"type":"publish","data":{"last":1}}`)},
+	{"subscribes", []string{askV1}, 2, masked(frame.Text, true, `{"type":"subscribe","channel":"a"}`), masked(frame.Text, true, `{"type":"publish","data":{"last":1}}`)},
 }
 
 // Whatever a client sends too fast is heard at the rate, and all of it. Others are
@@ -59,12 +60,12 @@ func TestPace(t *testing.T) {
 				}
 				defer heard.Close()
 				began := time.Now()
-				hasty.raw(append(bytes.Repeat(f.each, rate+rate*seconds-1), f.last...))
+				hasty.raw(append(bytes.Repeat(f.each, (rate+rate*seconds)/f.weight-1), f.last...))
 				other.say("quick")
 				if got := other.said(); got != "quick" {
 					t.Errorf("the other is heard as %q", got)
 				}
-				if took := time.Since(began); took > time.Second {
+				if took := time.Since(began); took.Seconds() > 0.9*seconds {
 					t.Errorf("the other is heard after %v", took)
 				}
 				n := 0
@@ -78,7 +79,7 @@ func TestPace(t *testing.T) {
 				}
 				took := time.Since(began).Seconds()
 				t.Logf("%.2f s", took)
-				if took < 0.9*seconds || took > 1.1*seconds+1 { // a second for a busy machine
+				if took < 0.9*seconds || took > 2*seconds+1 { // on a busy machine
 					t.Errorf("what takes %v s at the rate took %.2f", seconds, took)
 				}
 				if strings.Contains(f.name, "messages") && n != rate+rate*seconds {
@@ -108,7 +109,7 @@ func TestPaceOfBytes(t *testing.T) {
 				n += len(text)
 			}
 		}
-		if took := time.Since(began).Seconds(); took < 1.3 || took > 3 {
+		if took := time.Since(began).Seconds(); took < 1.3 || took > 6 {
 			t.Errorf("2.5 times a second's bytes took %.2f s, want 1.5", took)
 		}
 		if s.limited("bytes") == 0 {
@@ -127,7 +128,7 @@ func TestPaceOfBytes(t *testing.T) {
 	for got := ""; got != "c"; {
 		got = hasty.said()
 	}
-	if took := time.Since(began).Seconds(); took < 0.9 || took > 2.5 {
+	if took := time.Since(began).Seconds(); took < 0.9 || took > 5 {
 		t.Errorf("200 pieces at 100 a second took %.2f s", took)
 	}
 }
@@ -320,7 +321,7 @@ func TestPosts(t *testing.T) {
 	}
 	began := time.Now()
 	resp, _ := s.fetch("POST", "/a", strings.Repeat("{\"data\":1}\n", 25), from("192.0.2.3"), "Content-Type: application/x-ndjson")
-	if took := time.Since(began).Seconds(); resp.StatusCode != http.StatusOK || took < 1.2 || took > 4 {
+	if took := time.Since(began).Seconds(); resp.StatusCode != http.StatusOK || took < 1.2 || took > 6 {
 		t.Errorf("25 lines at 10 a second: %s after %.2f s", resp.Status, took)
 	}
 }
@@ -350,11 +351,19 @@ func TestSubjects(t *testing.T) {
 		if took := time.Since(began); took > time.Second {
 			t.Errorf("another is heard after %v", took)
 		}
-		if resp, said := s.fetch("POST", "/chat/a", "x", alice); resp.StatusCode != http.StatusTooManyRequests { // which takes a second
-			t.Errorf("a POST beside: %s %v", resp.Status, said)
+		posted := int64(0)
+		for { // a refusal takes a second; one now and then may find a token that has just come
+			resp, said := s.fetch("POST", "/chat/a", "x", alice)
+			if resp.StatusCode == http.StatusTooManyRequests {
+				break
+			}
+			if posted++; posted == 20 {
+				t.Errorf("POSTs beside: %s %v", resp.Status, said)
+				break
+			}
 		}
-		eventually(t, "all was heard", func() bool { return s.Stats().Published == 141 })
-		if took := time.Since(began).Seconds(); took < 1.6 || took > 3 {
+		eventually(t, "all was heard", func() bool { return s.Stats().Published == 141+posted })
+		if took := time.Since(began).Seconds(); took < 1.6 || took > 6 {
 			t.Errorf("140 messages at 50 a second took %.2f s, want 1.8", took)
 		}
 		if resp, said := s.fetch("POST", "/chat/b", "x", bearer("bob-token")); resp.StatusCode != http.StatusOK {
