@@ -72,6 +72,8 @@ var outposts = map[string]fanfare.Config{
 	"unplug":   unplugConfig,
 	"stampede": {},
 	"attack":   attackConfig,
+	"limited":  {Limits: fanfare.Limits{Messages: 1000, Requests: 100, Handshakes: 10, Connections: 1000}},
+	"defaults": {Limits: fanfare.Limits{Messages: 5000, Requests: 1000, Handshakes: 100, Connections: 1000}}, // also for this machine's own addresses
 }
 
 var unplugConfig = fanfare.Config{Heartbeat: time.Second, HeartbeatTimeout: 3 * time.Second, WriteTimeout: time.Second, History: 16, HistoryAge: time.Second}

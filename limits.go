@@ -36,7 +36,7 @@ type Limits struct {
 	// Messages is how many messages a client may send: commands and pings too, and
 	// pieces of messages. What comes over a connection beyond that waits, and the
 	// client with it: nothing is lost. The same counts for what an anonymous address
-	// asks over HTTP, where it is answered 429; lines of a body wait. Default 10,000: a
+	// asks over HTTP, where it is answered 429; lines of a body wait. Default 5,000: a
 	// program that publishes for others may need more, and a client at full speed
 	// then costs a part of a processor. Less bounds it further.
 	Messages float64
@@ -152,7 +152,7 @@ const (
 	defaultHandshakes  = 100
 	defaultConnections = 1000
 	defaultRequests    = 1000
-	defaultMessages    = 10_000
+	defaultMessages    = 5_000
 	defaultBytes       = 32 << 20
 	defaultSegments    = 32
 )

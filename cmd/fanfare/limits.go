@@ -35,7 +35,7 @@ func (s *limitSettings) flags(flags *pflag.FlagSet) {
 		{"limit-requests", "how many requests over HTTP an address may make a second" + elsewhere, &bound{&l.Requests, "1000"}},
 		{"limit-handshakes", "how many connections that stay an address may begin a second" + elsewhere, &bound{&l.Handshakes, "100"}},
 		{"limit-connections", "how many of them an address may have" + elsewhere, &wholeBound{&l.Connections, "1000"}},
-		{"limit-messages", "how many messages a second a connection may send, or an anonymous address over HTTP", &bound{&l.Messages, "10000"}},
+		{"limit-messages", "how many messages a second a connection may send, or an anonymous address over HTTP", &bound{&l.Messages, "5000"}},
 		{"limit-bytes", "how many bytes a second", &byteBound{&l.Bytes, "32MiB"}},
 		{"limit-subject-messages", "how many messages a second a subject may send, over all its connections", &bound{&l.SubjectMessages, "none"}},
 		{"limit-subject-bytes", "how many bytes a second", &byteBound{&l.SubjectBytes, "none"}},
