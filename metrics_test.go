@@ -3,6 +3,7 @@ package fanfare_test
 import (
 	"encoding/json"
 	"fmt"
+	"net/http/httptest"
 	"os"
 	"regexp"
 	"runtime"
@@ -122,6 +123,26 @@ func TestDashboard(t *testing.T) {
 			if !strings.Contains(text, "\n"+name+" ") && !strings.Contains(text, "\n"+name+"{") {
 				t.Errorf("%s asks for %s, which is not there", file, name)
 			}
+		}
+	}
+}
+
+// Tokens are counted once each, by what came of them; who shows none is not.
+func TestAuthenticationsAreCounted(t *testing.T) {
+	s := perform(t, guarded())
+	for _, token := range []string{"alice-token", "alice-token", "bob-token", "op-token", "nobody's", "nobody's", "down", ""} {
+		header := "X: y"
+		if token != "" {
+			header = bearer(token)
+		}
+		askFor(t, "GET", s.url("/chat/x"), "", header)
+	}
+	admin := httptest.NewServer(s.Admin())
+	defer admin.Close()
+	text := askFor(t, "GET", admin.URL+"/-/metrics", "", "X: y").body
+	for result, want := range map[string]int{"ok": 4, "bad_token": 2, "auth_unavailable": 1, "token_expired": 0, "other": 0} {
+		if line := fmt.Sprintf("\nfanfare_authentications_total{result=%q} %d\n", result, want); !strings.Contains(text, line) {
+			t.Errorf("the metrics do not have %q", line)
 		}
 	}
 }
