@@ -77,6 +77,7 @@ max-lag: 65536
 log-level: warn
 log-format: json
 limit-handshakes: 1.5
+limit-requests: 1.6
 limit-connections: 2
 limit-messages: none
 limit-bytes: 3MiB
@@ -114,7 +115,7 @@ func TestFileSaysEverything(t *testing.T) {
 		logLevel: "warn", logFormat: "json",
 		limitSettings: limitSettings{
 			limits: fanfare.Limits{
-				Handshakes: 1.5, Connections: 2, Messages: -1, Bytes: 3 << 20, SubjectMessages: 4, SubjectBytes: 5000, SubjectConnections: 6,
+				Handshakes: 1.5, Requests: 1.6, Connections: 2, Messages: -1, Bytes: 3 << 20, SubjectMessages: 4, SubjectBytes: 5000, SubjectConnections: 6,
 				ChannelName: 88, ChannelSegments: 9, DryRun: true,
 			},
 			maxHeader: 8 << 10, handshakeTimeout: 2 * time.Second, proxies: []string{"10.0.0.0/8", "192.0.2.1"}, proxyProtocol: true,
