@@ -525,7 +525,7 @@ func TestRevoke(t *testing.T) {
 			t.Errorf("closed %d, %v", n, err)
 		}
 		s.join("/chat/x", bearer("op-token")).leave() // only the connection was
-		for _, bad := range []fanfare.Revocation{{}, {Token: "a", Subject: "b"}} {
+		for _, bad := range []fanfare.Revocation{{}, {Token: "a", Subject: "b"}, {Token: "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.c2ln"}, {Token: "ff_K3VQX72A_5GZ2Q4"}} {
 			if _, err := s.Revoke(t.Context(), bad); err == nil {
 				t.Errorf("%+v is taken", bad)
 			}

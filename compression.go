@@ -95,11 +95,11 @@ func (s *session) packed(frames []byte) []byte {
 	return deflate.Frames(nil, frames, s.server.cfg.Compression.over(), int(s.bits))
 }
 
-// rules are what a kind of client is held to, without compression and with it.
-type rules struct{ loose, packed frame.Rules }
+// frameRules are what a kind of client is held to, without compression and with it.
+type frameRules struct{ loose, packed frame.Rules }
 
-func newRules(limit int64) rules {
-	return rules{frame.Rules{Masked: true, Limit: limit}, frame.Rules{Masked: true, Limit: limit, Compressed: true}}
+func newRules(limit int64) frameRules {
+	return frameRules{frame.Rules{Masked: true, Limit: limit}, frame.Rules{Masked: true, Limit: limit, Compressed: true}}
 }
 
 // rules are those of the moment.

@@ -16,23 +16,27 @@ import (
 type ending uint8
 
 const (
-	byClient     ending = iota // the client closed
-	byLoss                     // the connection ended without a close
-	byShutdown                 // we shut down
-	bySilence                  // no answer to a heartbeat
-	bySlowness                 // lagged too far, and the policy is Close
-	byStuck                    // took nothing of what was written
-	byBreach                   // broke the protocol
-	byTimeout                  // took too long for a message, or to answer a close
-	byNobody                   // did not say who it is, or nobody knows it
-	byExpiry                   // its token expired
-	byRevocation               // who it is was revoked
-	byRights                   // may not be here, or not any more
-	endings                    // how many there are
+	byClient      ending = iota // the client closed
+	byLoss                      // the connection ended without a close
+	byShutdown                  // we shut down
+	bySilence                   // no answer to a heartbeat
+	bySlowness                  // lagged too far, and the policy is Close
+	byStuck                     // took nothing of what was written
+	byBreach                    // broke the protocol
+	byTimeout                   // took too long for a message, or to answer a close
+	byNobody                    // did not say who it is, or nobody knows it
+	byExpiry                    // its token expired
+	byRevocation                // who it is was revoked
+	byRights                    // may not be here, or not any more
+	byUnavailable               // nobody could tell who it is
+	byCrowd                     // who it is has too many connections
+	byFailure                   // could not be let in, by no fault of its own
+	endings                     // how many there are
 )
 
 func (e ending) String() string {
-	return [...]string{"client", "lost", "shutdown", "silent", "slow", "stuck", "protocol", "timeout", "unauthenticated", "expired", "revoked", "forbidden"}[e]
+	return [...]string{"client", "lost", "shutdown", "silent", "slow", "stuck", "protocol", "timeout", "unauthenticated", "expired", "revoked", "forbidden",
+		"auth_unavailable", "too_many_connections", "internal"}[e]
 }
 
 // code is what bye calls it.
@@ -123,17 +127,20 @@ func (s *Server) tooLate() *disconnect {
 // unknown is for who said who it is, and is not let in because of that.
 func unknown(e *Error) *disconnect {
 	if e.Code == errUnavailable.Code {
-		return &disconnect{byNobody, frame.TryAgainLater, closeReason(e.Message)}
+		return &disconnect{byUnavailable, frame.TryAgainLater, closeReason(e.Message)}
 	}
 	return &disconnect{byNobody, unauthenticated, closeReason(e.Message)}
 }
 
 // barred is for who is known, and may not be here, or cannot be now.
 func barred(e *Error) *disconnect {
-	if e.Code != "forbidden" {
-		return &disconnect{byRights, frame.TryAgainLater, closeReason(e.Message)}
+	switch e.Code {
+	case "forbidden":
+		return &disconnect{byRights, forbidden, closeReason(e.Message)}
+	case "too_many_connections":
+		return &disconnect{byCrowd, frame.TryAgainLater, closeReason(e.Message)}
 	}
-	return &disconnect{byRights, forbidden, closeReason(e.Message)}
+	return &disconnect{byFailure, frame.TryAgainLater, closeReason(e.Message)}
 }
 
 var (

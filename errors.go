@@ -28,11 +28,8 @@ var ErrTooSlow = errors.New("fanfare: the subscription lagged too far behind")
 
 // An Error is a refusal: what a client asked for breaks a rule or a limit.
 type Error struct {
-	// Code is for machines and stable: those of docs/protocol.md; over HTTP also
-	// bad_name, bad_client, bad_text, bad_body, bad_media, bad_method,
-	// not_acceptable, not_found, no_stream, full; those of a refused handshake
-	// (bad_origin, bad_version, bad_key, bad_subprotocol, bad_extensions, bad_http, no_upgrade, no_hijack, bad_config);
-	// and those of operators' pages (bad_host, bad_revocation, busy, not_ready).
+	// Code is for machines and stable: those of docs/protocol.md, which lists
+	// those that are over HTTP only, too.
 	Code string
 	// Message is for people: what happened, the limit or rule, and what to do.
 	Message string
@@ -123,6 +120,8 @@ func (s *Server) refuse(w http.ResponseWriter, err error) {
 	status := cmp.Or(e.status, statuses[e.Code], http.StatusBadRequest)
 	if e.retry > 0 {
 		h.Set("Retry-After", strconv.Itoa(int((e.retry+time.Second-1)/time.Second)))
+	} else if status == http.StatusServiceUnavailable {
+		h.Set("Retry-After", strconv.Itoa(descriptors.RetryAfter))
 	}
 	switch {
 	case status != http.StatusUnauthorized:
@@ -132,7 +131,6 @@ func (s *Server) refuse(w http.ResponseWriter, err error) {
 		h.Set("WWW-Authenticate", `Bearer error="invalid_token"`)
 	}
 	if status == http.StatusServiceUnavailable {
-		h.Set("Retry-After", strconv.Itoa(descriptors.RetryAfter))
 		h.Set("Connection", "close")
 	}
 	s.writeJSON(w, status, errorBody{errorText{e.Code, e.Message}})

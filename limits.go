@@ -261,7 +261,7 @@ func (s *Server) arrive(r *http.Request) (*guest, error) {
 	if n == nil {
 		if s.reached(byConnections, "address", from) {
 			s.keepWaiting(r)
-			return nil, tooMany("your address has", most)
+			return nil, crowded("your address has", most)
 		}
 		n = s.limits.addresses.Enter(from, 0)
 	}
@@ -317,7 +317,7 @@ func (s *Server) seat(g *guest, who *speaker) (*guest, error) {
 	n := s.limits.people.Enter(subject, most)
 	if n == nil {
 		if s.reached(bySubjectConnections, "subject", subject) {
-			return g, tooMany("you have", most)
+			return g, crowded("you have", most)
 		}
 		n = s.limits.people.Enter(subject, 0)
 	}
@@ -328,8 +328,8 @@ func (s *Server) seat(g *guest, who *speaker) (*guest, error) {
 	return g, nil
 }
 
-// tooMany is what is told to who has so many connections.
-func tooMany(whose string, most int) *Error {
+// crowded is what is told to who has so many connections.
+func crowded(whose string, most int) *Error {
 	e := errorf("too_many_connections", "%s %d connections, and may not have more; close one, or come back later", whose, most)
 	e.retry = 10 * time.Second
 	return e

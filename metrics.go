@@ -124,7 +124,7 @@ type metrics struct {
 // which are counted as "other".
 var codes = []string{
 	"already_subscribed", "bad_body", "busy", "bad_channel", "bad_client", "bad_config", "bad_data", "bad_extensions", "bad_host", "bad_http", "bad_id", "bad_json", "bad_key", "bad_limit", "bad_media",
-	"bad_method", "bad_name", "bad_numbers", "bad_origin", "bad_presence", "bad_revocation", "bad_since", "bad_slow", "bad_subprotocol", "bad_text", "bad_version",
+	"bad_method", "bad_name", "bad_origin", "bad_presence", "bad_revocation", "bad_since", "bad_slow", "bad_subprotocol", "bad_text", "bad_version",
 	"forbidden", "full", "id_reused", "internal", "no_authentication", "no_hijack", "no_patterns", "no_stream", "no_upgrade", "not_acceptable", "not_found",
 	"not_ready", "not_subscribed", "rate_limited", "shutting_down", "timeout", "too_big", "too_many_connections", "too_many_subscriptions",
 	"unknown_method", "unknown_type",

@@ -60,7 +60,7 @@ func (s *session) affords() bool {
 	p := s.pace()
 	if p.room <= 0 && !p.broke {
 		now := time.Now()
-		if s.settle(p, now); p.room <= 0 && !p.broke {
+		if s.pay(p, now); p.room <= 0 && !p.broke {
 			s.freeze(p, now, byMessages, p.messages.Missing(now))
 		}
 	}
@@ -86,7 +86,7 @@ func (s *session) spent(frames, bytes int) {
 	p.room, p.heard = p.room-frames, p.heard+frames
 	p.space, p.read = p.space-bytes, p.read+bytes
 	if (p.space < 0 || p.room < 0) && !s.gone {
-		s.settle(p, time.Now())
+		s.pay(p, time.Now())
 	}
 }
 
@@ -106,9 +106,9 @@ func (s *session) pace() *pace {
 	return a.pace
 }
 
-// settle takes the tokens for what came, and freezes the session if they were not all
+// pay takes the tokens for what came, and freezes the session if they were not all
 // there. Otherwise it sets some more aside.
-func (s *session) settle(p *pace, now time.Time) {
+func (s *session) pay(p *pace, now time.Time) {
 	messages, bytes, allMessages, allBytes := s.rates()
 	if p.heard > 0 && !allMessages.None() {
 		s.freeze(p, now, bySubjectMessages, s.server.limits.subjects.Spend(now, s.who.Load().subject(), p.heard, allMessages))
@@ -212,7 +212,7 @@ func (s *session) relax() {
 		return
 	}
 	p, now := s.asides.pace, time.Now()
-	if s.settle(p, now); p.broke || !p.messages.Full(now) || !p.bytes.Full(now) || now.Sub(p.told) < tellEvery {
+	if s.pay(p, now); p.broke || !p.messages.Full(now) || !p.bytes.Full(now) || now.Sub(p.told) < tellEvery {
 		return
 	}
 	s.asides.pace = nil

@@ -32,7 +32,7 @@ type plain struct{}
 
 func (plain) face() face { return plainFace }
 
-func (plain) rules(s *Server) *rules { return &s.rules }
+func (plain) rules(s *Server) *frameRules { return &s.plainRules }
 
 // hear implements [conversation]: it publishes.
 func (plain) hear(s *session, isBinary bool, text []byte) bool {
@@ -154,8 +154,8 @@ func (plain) ping(s *session) []byte {
 	return s.sub.cursor.Seen().Append(nil)
 }
 
-// settle implements [conversation]. The ping says from where it reads.
-func (plain) settle(s *session, at place) {
+// readHome implements [conversation]. The ping says from where it reads.
+func (plain) readHome(s *session, at place) {
 	s.server.attach(&s.sub, at, s.conn.Loop(), s)
 	s.ping = true
 	s.conn.Wake()

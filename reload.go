@@ -9,7 +9,8 @@ import (
 
 // Reload has the server go on with other settings, for everybody who is there
 // already too: History, HistoryAge, HistoryBytes, SlowReaders, MaxLag, Channels,
-// MaxSubscriptions, Origins, Auth, Limits and Proxies. What becomes of slow readers counts for whoever
+// MaxSubscriptions, Origins, Auth (unless there was none, or is none now), Limits,
+// Proxies and AdminHosts. What becomes of slow readers counts for whoever
 // subscribes from now on.
 //
 // The rest takes effect at the next start: a warning in the log names what of it
@@ -50,7 +51,7 @@ func (s *Server) Reload(cfg Config) error {
 	next.SlowReaders, next.MaxLag = cfg.SlowReaders, cfg.MaxLag
 	next.Channels, next.Origins, next.MaxSubscriptions = cfg.Channels, cfg.Origins, cfg.MaxSubscriptions
 	next.Auth = cfg.Auth
-	next.Limits, next.Proxies = cfg.Limits, cfg.Proxies
+	next.Limits, next.Proxies, next.AdminHosts = cfg.Limits, cfg.Proxies, cfg.AdminHosts
 	s.now.Store(&next)
 	s.limits.now.Store(next.bounds())
 	s.reconsider()

@@ -15,7 +15,7 @@ import (
 
 // A Revocation says whose access ends. One field counts, and the others are empty.
 type Revocation struct {
-	Token   string `json:"token,omitempty"`   // the id of a token: see [auth.Identity]
+	Token   string `json:"token,omitempty"`   // the id of a token ([auth.Identity]; jti, of a JWT), and not the token itself
 	Subject string `json:"subject,omitempty"` // all tokens of a subject that were issued until now
 	Session string `json:"session,omitempty"` // one connection, as presence names it; its token stays good
 }
@@ -32,7 +32,7 @@ type revocations struct {
 	tokens   map[string]struct{}
 	subjects map[string]time.Time // tokens issued until then count no more
 
-	guests sync.Map // client by id, of a server that asks who clients are
+	clients sync.Map // client by id, of a server that asks who clients are
 }
 
 // enter begins a publication, and returns what ends that.
@@ -78,6 +78,9 @@ func (s *Server) Revoke(_ context.Context, what Revocation) (closed int, err err
 	if given != 1 {
 		return 0, errorf("bad_revocation", `say one of token, subject and session, as in {"subject":"alice"}`)
 	}
+	if isToken(what.Token) {
+		return 0, errorf("bad_revocation", "this is a token itself, and it is revoked by its id: the jti of a JWT, the 8 characters behind ff_ of a key")
+	}
 	r := &s.revoked
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -96,8 +99,8 @@ func (s *Server) Revoke(_ context.Context, what Revocation) (closed int, err err
 		}
 		r.subjects[strings.Clone(what.Subject)] = time.Now()
 	}
-	r.guests.Range(func(id, guest any) bool {
-		if c := guest.(client); what.Session == idText(id.(uint64)) || what.Session == "" && r.hit(c.speaks().id) {
+	r.clients.Range(func(id, c any) bool {
+		if c := c.(client); what.Session == idText(id.(uint64)) || what.Session == "" && r.hit(c.speaks().id) {
 			if c.revoke() {
 				closed++
 			}
@@ -117,12 +120,17 @@ func tokenID(given string) string {
 	return given
 }
 
+// isToken reports whether text is a token, where an id should be: ids are in the log.
+func isToken(text string) bool {
+	return strings.HasPrefix(text, "ff_") || strings.HasPrefix(text, "eyJ") && strings.Count(text, ".") == 2
+}
+
 // register has a client found by Revoke and Reload, as long as it is here.
 func (s *Server) register(c client, id uint64) {
 	if s.trust() == nil {
 		return
 	}
-	s.revoked.guests.Store(id, c)
+	s.revoked.clients.Store(id, c)
 	// What happened since it was asked who it is counts for it too.
 	if who := c.speaks(); s.revoked.has(who.id) {
 		c.revoke()
@@ -132,8 +140,8 @@ func (s *Server) register(c client, id uint64) {
 
 // reconsider looks at what all who are here may do, by other rules.
 func (s *Server) reconsider() {
-	s.revoked.guests.Range(func(_, guest any) bool {
-		guest.(client).reconsider()
+	s.revoked.clients.Range(func(_, c any) bool {
+		c.(client).reconsider()
 		return true
 	})
 }

@@ -34,8 +34,8 @@ type Server struct {
 	transports []transport.Transport // the first that takes a connection has it
 	counts     map[transport.Loop]*loopCounts
 	metrics    *metrics
-	rules      rules // of plain clients
-	v1Rules    rules
+	plainRules frameRules
+	v1Rules    frameRules
 	packings   map[packing]*wire
 	born       time.Time
 	ticks      ticks
@@ -91,7 +91,7 @@ func New(cfg Config) (*Server, error) {
 		log:        cfg.Logger,
 		broker:     cfg.Broker,
 		transports: transports,
-		rules:      newRules(int64(cfg.MaxMessage)),
+		plainRules: newRules(int64(cfg.MaxMessage)),
 		// In JSON a byte of a text may be six: \u0000.
 		v1Rules:  newRules(6*int64(cfg.MaxMessage) + 4096),
 		packings: cfg.Compression.packings(),
@@ -370,7 +370,7 @@ func (s *Server) enter(c client, id uint64, conn transport.Conn) {
 // left ends what admit and enter began, when a client's connection is over.
 func (s *Server) left(c client, conn transport.Conn, id uint64, why ending, err error) {
 	who := c.speaks()
-	s.revoked.guests.Delete(id)
+	s.revoked.clients.Delete(id)
 	s.present.Add(-1)
 	s.counts[conn.Loop()].went[c.face()].Add(1)
 	s.stats.ended[why].Add(1)

@@ -66,7 +66,7 @@ type conversation interface {
 	// face is what it counts as.
 	face() face
 	// rules are those of the frames that the client sends.
-	rules(*Server) *rules
+	rules(*Server) *frameRules
 	// hear does what the client said, on the goroutine that read it, if that is
 	// possible without waiting for anybody, and otherwise reports false and does
 	// nothing. text is not the conversation's to keep.
@@ -89,8 +89,8 @@ type conversation interface {
 	heartbeat() []byte
 	// renew returns what asks for another token; nil: nothing can.
 	renew(*speaker) []byte
-	// settle has the session read what its URL says, from a place.
-	settle(s *session, at place)
+	// readHome has the session read the channel of its URL, from a place.
+	readHome(s *session, at place)
 	// dismiss ends the subscriptions that are not the client's to have any more.
 	dismiss(s *session)
 	// warn returns the frame that tells the client of an error that is no answer.
@@ -375,7 +375,7 @@ func (s *session) authenticate(token string) (at place, err error) {
 		now := *s.who.Load()
 		now.unread = nil
 		s.who.Store(&now)
-		s.talk.settle(s, at)
+		s.talk.readHome(s, at)
 	}
 	return at, nil
 }

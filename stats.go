@@ -19,7 +19,7 @@ type Stats struct {
 	Missed map[string]int64
 	// Ended are the connections that ended, by reason: "client", "lost",
 	// "shutdown", "silent", "slow", "stuck", "protocol", "timeout", "unauthenticated",
-	// "expired", "revoked", "forbidden".
+	// "expired", "revoked", "forbidden", "auth_unavailable", "too_many_connections", "internal".
 	Ended map[string]int64
 	// Limited is how often each limit of [Limits] was reached, and those of message
 	// size ("message_size") and subscriptions: each refusal, each time that a connection had to wait, and

@@ -51,7 +51,7 @@ func event(e *protocol.Event) []byte { return frame.Append(nil, frame.Text, e.Ap
 // maxInline is the longest command in bytes that is read on the loop.
 const maxInline = 16 << 10
 
-func (*v1) rules(s *Server) *rules { return &s.v1Rules }
+func (*v1) rules(s *Server) *frameRules { return &s.v1Rules }
 
 func (*v1) face() face { return v1Face }
 
@@ -511,8 +511,8 @@ func (s *session) begin(at place) {
 	}
 }
 
-// settle implements [conversation].
-func (v *v1) settle(s *session, at place) { v.stay(s, at, false) }
+// readHome implements [conversation].
+func (v *v1) readHome(s *session, at place) { v.stay(s, at, false) }
 
 // renew implements [conversation].
 func (*v1) renew(who *speaker) []byte { return renewEvent(who) }

@@ -125,27 +125,6 @@ func (b *Buckets[K]) Allow(now time.Time, key K, n int, r Rate) (wait time.Durat
 	return s.of(now, key, r, b.most).Allow(now, n, r)
 }
 
-// Len is how many there are.
-func (b *Buckets[K]) Len() (n int) {
-	for i := range b.shards {
-		s := &b.shards[i]
-		s.mu.Lock()
-		n += len(s.buckets)
-		s.mu.Unlock()
-	}
-	return n
-}
-
-// Forget forgets those that are full. It is for when nobody new may come for long.
-func (b *Buckets[K]) Forget(now time.Time) {
-	for i := range b.shards {
-		s := &b.shards[i]
-		s.mu.Lock()
-		s.sweep(now)
-		s.mu.Unlock()
-	}
-}
-
 func (b *Buckets[K]) shard(key K) *shard[K] {
 	return &b.shards[maphash.Comparable(b.seed, key)%uint64(len(b.shards))]
 }
@@ -232,13 +211,6 @@ func (c *Counts[K]) Leave(n *Count[K]) {
 	if n.n--; n.n == 0 {
 		delete(c.of, n.Key)
 	}
-}
-
-// Len is how many keys there are.
-func (c *Counts[K]) Len() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.of)
 }
 
 // Neighbours is what an address is counted as: with all others that one person has

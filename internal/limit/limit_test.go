@@ -119,15 +119,15 @@ func TestBuckets(t *testing.T) {
 	if b.Spend(start, "c", 1, r) != 0 || b.Spend(start, "a", 1, r) != time.Second {
 		t.Error("what c spends is a's")
 	}
-	if n := b.Len(); n != 3 {
+	if n := b.len(); n != 3 {
 		t.Errorf("%d, want 3", n)
 	}
-	b.Forget(start.Add(1500 * time.Millisecond))
-	if n := b.Len(); n != 2 {
+	b.forget(start.Add(1500 * time.Millisecond))
+	if n := b.len(); n != 2 {
 		t.Errorf("when c is full again there are %d", n)
 	}
-	b.Forget(start.Add(time.Hour))
-	if n := b.Len(); n != 0 {
+	b.forget(start.Add(time.Hour))
+	if n := b.len(); n != 0 {
 		t.Errorf("after an hour there are %d", n)
 	}
 }
@@ -147,14 +147,14 @@ func TestFlood(t *testing.T) {
 			t.Fatalf("a shard has %d, %d were meant at most", len(n.buckets), most/len(b.shards))
 		}
 	}
-	if n := b.Len(); n < most/2 {
+	if n := b.len(); n < most/2 {
 		t.Errorf("of %d only %d are known", most, n)
 	}
 	now = now.Add(time.Hour)
 	for i := range 1000 {
 		b.Allow(now, address(i), 1, Rate{1, 3})
 	}
-	if n := b.Len(); n > 1000 {
+	if n := b.len(); n > 1000 {
 		t.Errorf("an hour later there are %d of 1,000", n)
 	}
 	for i := range b.shards {
@@ -179,7 +179,7 @@ func TestCounts(t *testing.T) {
 	if c.Enter("a", 2) != nil {
 		t.Error("a third of two")
 	}
-	if other := c.Enter("b", 1); other == nil || c.Len() != 2 {
+	if other := c.Enter("b", 1); other == nil || c.len() != 2 {
 		t.Error("another is held to the first one's")
 	}
 	if free := c.Enter("a", 0); free == nil {
@@ -189,7 +189,7 @@ func TestCounts(t *testing.T) {
 		c.Leave(first)
 	}
 	c.Leave(nil)
-	if n := c.Len(); n != 1 {
+	if n := c.len(); n != 1 {
 		t.Errorf("%d keys are left, want b alone", n)
 	}
 	if again := c.Enter("a", 1); again == nil || again == first {
@@ -217,16 +217,16 @@ func TestAtOnce(t *testing.T) {
 				}
 				b.Allow(start.Add(time.Duration(n)*time.Millisecond), key, 1, Rate{10, 2})
 				if n%500 == 0 {
-					b.Forget(start.Add(time.Duration(n) * time.Millisecond))
+					b.forget(start.Add(time.Duration(n) * time.Millisecond))
 				}
 			}
 		})
 	}
 	all.Wait()
-	if n := c.Len(); n != 0 {
+	if n := c.len(); n != 0 {
 		t.Errorf("%d are left", n)
 	}
-	if n := b.Len(); n > 64 {
+	if n := b.len(); n > 64 {
 		t.Errorf("%d buckets, 64 were meant at most", n)
 	}
 }
@@ -279,4 +279,32 @@ func BenchmarkFlood(b *testing.B) {
 		now = now.Add(10 * time.Microsecond)
 		buckets.Allow(now, address(i), 1, r)
 	}
+}
+
+// len is how many there are.
+func (b *Buckets[K]) len() (n int) {
+	for i := range b.shards {
+		s := &b.shards[i]
+		s.mu.Lock()
+		n += len(s.buckets)
+		s.mu.Unlock()
+	}
+	return n
+}
+
+// forget forgets those that are full.
+func (b *Buckets[K]) forget(now time.Time) {
+	for i := range b.shards {
+		s := &b.shards[i]
+		s.mu.Lock()
+		s.sweep(now)
+		s.mu.Unlock()
+	}
+}
+
+// len is how many keys there are.
+func (c *Counts[K]) len() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.of)
 }
