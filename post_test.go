@@ -57,6 +57,21 @@ func TestIdempotencyKey(t *testing.T) {
 	}
 }
 
+// Two people can have the same name, and still publish apart.
+func TestIDsAreASubjectsOwn(t *testing.T) {
+	two := register{
+		"one":   {Subject: "u1", Name: "Sam"},
+		"other": {Subject: "u2", Name: "Sam"},
+	}
+	s := perform(t, guarded(func(c *fanfare.Config) { c.Auth.Authenticator = two }))
+	for _, token := range []string{"other", "one"} {
+		resp, body := s.fetch("POST", "/chat/x", "from "+token, "Idempotency-Key: 1", bearer(token))
+		if resp.StatusCode != 200 {
+			t.Errorf("%s: %s %v", token, resp.Status, body)
+		}
+	}
+}
+
 // Lines have ids of their own, or that of the request and their number.
 func TestIdempotentLines(t *testing.T) {
 	s := perform(t, fanfare.Config{})

@@ -73,12 +73,12 @@ func settingsOf(r *http.Request) (settings, error) {
 }
 
 // scope is whose ids count as one sender's in a POST, for scoped: those of
-// the client, wherever it speaks; or else of all who post under the same name.
+// the client, wherever it speaks; or else of all that a subject posts under a name.
 func (who *speaker) scope() string {
 	if who.client != "" {
 		return clientScope(who.subject(), who.client)
 	}
-	return "post " + who.name
+	return "post " + who.subject() + "\x01" + who.name
 }
 
 // checkName returns nil if name can be a client's, or empty.
