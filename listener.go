@@ -284,5 +284,6 @@ func (l *listener) Gone(err error) {
 		}()
 	}
 	s.leaves(l.guest)
+	s.revoked.clients.Delete(l.id)
 	s.left(l, l.conn, l.id, why, err)
 }

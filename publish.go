@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"fanfare/auth"
@@ -60,12 +59,9 @@ func (s *Server) publishAndWait(ctx context.Context, m *Message, who *speaker) (
 func (s *Server) publishFor(who *speaker, m *Message, done func(Position, error)) {
 	if trust := s.trust(); who != nil && trust != nil {
 		defer s.revoked.enter()()
-		err := who.may(auth.Publish, m.Channel)
-		switch {
-		case s.revoked.hit(who.id):
-			err = errRevokedToken
-		case !who.until.IsZero() && time.Now().After(who.until):
-			err = errExpiredToken
+		err := s.revoked.stands(who)
+		if err == nil {
+			err = who.may(auth.Publish, m.Channel)
 		}
 		if err != nil {
 			done(Position{}, err)

@@ -60,6 +60,17 @@ func (r *revocations) hit(id *auth.Identity) bool {
 	return is && id.Subject != "" && !id.Issued.After(until)
 }
 
+// stands returns nil if who was let in still may be here. The caller holds mu.
+func (r *revocations) stands(who *speaker) error {
+	switch {
+	case r.hit(who.id):
+		return errRevokedToken
+	case !who.until.IsZero() && time.Now().After(who.until):
+		return errExpiredToken
+	}
+	return nil
+}
+
 // Revoke ends access: connections that it is about are told so, with code 4403, and
 // how many they were is returned. When it returns, nothing more is delivered to
 // them, and nothing that they say is published. The token, or those that the subject has

@@ -370,7 +370,6 @@ func (s *Server) enter(c client, id uint64, conn transport.Conn) {
 // left ends what admit and enter began, when a client's connection is over.
 func (s *Server) left(c client, conn transport.Conn, id uint64, why ending, err error) {
 	who := c.speaks()
-	s.revoked.clients.Delete(id)
 	s.present.Add(-1)
 	s.counts[conn.Loop()].went[c.face()].Add(1)
 	s.stats.ended[why].Add(1)

@@ -412,8 +412,12 @@ func (s *session) publish(m *Message, done func(Position, error)) {
 		s.mu.Lock()
 		out := s.out
 		s.mu.Unlock()
+		err := s.server.revoked.stands(s.who.Load())
 		if out {
-			done(Position{}, errRevokedToken)
+			err = errRevokedToken
+		}
+		if err != nil {
+			done(Position{}, err)
 			return
 		}
 	}
@@ -664,6 +668,7 @@ func (s *session) Gone(err error) {
 	}
 	s.rest()
 	s.goOn()
+	s.forgotten()
 	s.mu.Unlock()
 	s.talk.each(s, s.server.leave) // nobody adds one behind gone
 	if errors.Is(err, io.EOF) {

@@ -110,6 +110,14 @@ func (s *session) restrain() {
 	s.paused = paused
 }
 
+// forgotten has nobody find the session any more when it is gone and all that it said
+// was done: until then it can be revoked. The caller holds mu.
+func (s *session) forgotten() {
+	if s.gone && !s.speaking && !s.parks() {
+		s.server.revoked.clients.Delete(s.id)
+	}
+}
+
 // speak does what is parked, one after the other, and at last tells the hook
 // Disconnect.
 func (s *session) speak() {
@@ -156,6 +164,7 @@ func (s *session) unpark() (isBinary, packed bool, text []byte, then step) {
 	case !s.parks() || s.full() || !s.affords():
 		s.speaking = false
 		s.restrain()
+		s.forgotten()
 		return false, false, nil, nothing
 	}
 	a := s.asides
