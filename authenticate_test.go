@@ -495,6 +495,7 @@ func TestRevoke(t *testing.T) {
 		s := perform(t, guarded())
 		p, v, l := s.join("/chat/x", bearer("alice-token")), s.talk("/chat/x?token=alice-token"), s.listen("/chat/x", asEvents, bearer("alice-token"))
 		bob := s.join("/chat/x", bearer("bob-token"))
+		eventually(t, "all are here", func() bool { return s.Stats().Sessions == 4 })
 		n, err := s.Revoke(t.Context(), fanfare.Revocation{Token: "a1"})
 		if n != 3 || err != nil {
 			t.Errorf("closed %d, %v", n, err)

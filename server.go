@@ -358,8 +358,8 @@ type client interface {
 // enter counts in a client that was admitted, and serves it. If Shutdown began
 // meanwhile and may not have seen it, it is told goodbye here.
 func (s *Server) enter(c client, id uint64, conn transport.Conn) {
-	s.present.Add(1)
 	s.register(c, id)
+	s.present.Add(1)
 	s.counts[conn.Loop()].came[c.face()].Add(1)
 	conn.Start(c)
 	if s.closing.Load() {
