@@ -1,12 +1,15 @@
 package fanfare_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"fanfare"
+	"fanfare/auth"
 	"fanfare/internal/frame"
 )
 
@@ -46,4 +49,68 @@ func TestRevokedWhenGone(t *testing.T) {
 			})
 		}
 	})
+}
+
+// Rules that change while somebody subscribes count for him too.
+func TestRulesReloadedWhileSubscribing(t *testing.T) {
+	b := newLateBroker(0)
+	cfg := fanfare.Config{Broker: b, Auth: &fanfare.AuthConfig{Authenticator: members, Rules: auth.Rules{{Channels: []string{"**"}, Roles: []string{auth.Authenticated}, Allow: auth.Rights}}}}
+	s := perform(t, cfg)
+	v := s.talk("/-/connect?token=alice-token")
+	asked, answer := make(chan struct{}, 10), make(chan struct{})
+	var looks atomic.Int32
+	b.onHistory(func(name string) error {
+		if name == "chat/**" && looks.Add(1) == 2 {
+			asked <- struct{}{}
+			<-answer
+		}
+		return nil
+	})
+	v.say(`{"type":"subscribe","id":"1","channel":"chat/**","since":"0"}`)
+	<-asked
+	cfg.Auth = &fanfare.AuthConfig{Authenticator: members, Rules: auth.Rules{{Channels: []string{"chat/mine"}, Roles: []string{auth.Authenticated}, Allow: auth.Rights}}}
+	if err := s.Reload(cfg); err != nil {
+		t.Fatal(err)
+	}
+	close(answer)
+	wants(t, v.event(), "error", "1", "forbidden")
+	s.publishes("chat/secret", "secret")
+	s.publishes("chat/mine", "mine")
+	v.say(`{"type":"ping","id":"end"}`)
+	wants(t, v.event(), "ok", "end", "")
+}
+
+// Rights that go and come back while a hook takes its time.
+func TestRightsComeAndGo(t *testing.T) {
+	asked, answer := make(chan struct{}), make(chan struct{})
+	cfg := guarded(func(c *fanfare.Config) {
+		c.Hooks.Subscribe = func(ctx context.Context, channel, name string) error {
+			if channel == "chat/slow" {
+				asked <- struct{}{}
+				<-answer
+			}
+			return nil
+		}
+	})
+	s := perform(t, cfg)
+	v := s.talk("/-/connect?token=alice-token")
+	answering := func() {
+		<-asked
+		answer <- struct{}{}
+	}
+	go answering()
+	wants(t, v.ask(`{"type":"subscribe","id":"1","channel":"chat/slow"}`), "ok", "1", "")
+	v.say(`{"type":"subscribe","id":"2","channel":"chat/slow","presence":true}`)
+	<-asked
+	for _, rules := range []auth.Rules{{{Channels: []string{"elsewhere"}, Roles: []string{auth.Authenticated}, Allow: auth.Rights}}, houseRules} {
+		cfg.Auth = &fanfare.AuthConfig{Authenticator: members, Rules: rules}
+		if err := s.Reload(cfg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	answer <- struct{}{}
+	wants(t, v.event(), "unsubscribed", "", "forbidden")
+	wants(t, v.event(), "error", "2", "forbidden")
+	go answering()
+	wants(t, v.ask(`{"type":"subscribe","id":"3","channel":"chat/slow"}`), "ok", "3", "")
 }

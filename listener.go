@@ -159,7 +159,7 @@ func (l *listener) reconsider() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	who := l.server.current(l.who.Load())
-	if l.who.Swap(who) != who && !who.keeps(auth.Subscribe, &l.sub) {
+	if l.who.Swap(who) != who && !who.keeps(auth.Subscribe, l.sub.audience.channel.name, &l.sub.cursor) {
 		l.expel(noRights)
 	}
 }

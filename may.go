@@ -5,6 +5,7 @@ import (
 
 	"fanfare/auth"
 	"fanfare/broker"
+	"fanfare/internal/feed"
 )
 
 // Every face of the server asks here whether a client may do what it is about to,
@@ -68,10 +69,10 @@ func (who *speaker) subscriptions(c *Config) int {
 	return who.id.Limits.Subscriptions
 }
 
-// keeps reports whether a subscription is still its reader's to have.
-func (who *speaker) keeps(right auth.Right, sub *subscription) bool {
-	name := sub.audience.channel.name
-	return who.grants.May(right, name) || sub.cursor.Picks() && who.grants.Meets(right, name)
+// keeps reports whether a place in a channel or a pattern is still its reader's to
+// have. Who saw all of a pattern is not shown less of it by the same cursor.
+func (who *speaker) keeps(right auth.Right, channel string, c *feed.Cursor) bool {
+	return who.grants.May(right, channel) || c.Picks() && who.grants.Meets(right, channel)
 }
 
 // sees returns what of a pattern the client sees who is at who at the moment; nil:

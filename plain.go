@@ -165,7 +165,7 @@ func (plain) readHome(s *session, at place) {
 func (plain) renew(*speaker) []byte { return nil }
 
 func (plain) dismiss(s *session) {
-	if s.sub.audience != nil && !s.who.Load().keeps(auth.Subscribe, &s.sub) {
+	if s.sub.audience != nil && !s.who.Load().keeps(auth.Subscribe, s.sub.audience.channel.name, &s.sub.cursor) {
 		s.expel(noRights)
 	}
 }

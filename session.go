@@ -368,7 +368,7 @@ func (s *session) authenticate(token string) (at place, err error) {
 	defer s.mu.Unlock()
 	switch {
 	case at.channel == nil:
-	case s.gone || s.out || s.reads(at.channel) || s.who.Load().mayRead(auth.Subscribe, at.channel.name) != nil:
+	case s.gone || s.out || s.reads(at.channel) || !s.who.Load().keeps(auth.Subscribe, at.channel.name, &at.cursor):
 		s.server.abandon(at)
 		at.channel = nil
 	default:

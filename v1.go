@@ -265,8 +265,13 @@ func (v *v1) subscribe(ctx context.Context, s *session, cmd *protocol.Command, w
 	s.mu.Lock()
 	defer v.reply(s, weight, nil)
 	defer s.mu.Unlock()
-	now := s.who.Load() // who may be somebody else by now
-	err = now.mayRead(auth.Subscribe, cmd.Channel)
+	now := s.who.Load() // who may do less by now
+	switch {
+	case !now.keeps(auth.Subscribe, cmd.Channel, &at.cursor), reads && len(v.of(cmd.Channel)) == 0:
+		err = now.refused(auth.Subscribe, cmd.Channel)
+	case cmd.Since != "" && who.may(auth.History, cmd.Channel) == nil:
+		err = now.may(auth.History, cmd.Channel)
+	}
 	if err == nil && cmd.Presence {
 		err = now.may(auth.Presence, cmd.Channel)
 	}
@@ -527,7 +532,7 @@ func (v *v1) dismiss(s *session) {
 		if st.crowd {
 			right = auth.Presence
 		}
-		if !who.keeps(right, &st.subscription) {
+		if !who.keeps(right, st.audience.channel.name, &st.cursor) {
 			lost = append(lost, st)
 		}
 	}
