@@ -36,7 +36,7 @@ func (who *speaker) refused(right auth.Right, channel string) error {
 		auth.Publish: "publish to", auth.Subscribe: "read", auth.Presence: "see who is in", auth.History: "read the history of",
 	}[right]
 	if who.id == nil {
-		return errorf("unauthenticated", "who does not say who he is may not %s %.80q here: come with a token", what, channel)
+		return errorf("unauthenticated", "who does not say who he is may not %s %.80q here: come with a token, as in Authorization: Bearer TOKEN", what, channel)
 	}
 	return errorf("forbidden", "you may not %s %.80q; whoever runs this server can grant it", what, channel)
 }

@@ -81,6 +81,13 @@ func (rules Rules) Check() error {
 		case slices.Max(r.Allow) >= rights:
 			return fmt.Errorf("rule %d allows what is no right: there are publish, subscribe, presence and history", i+1)
 		}
+		for _, role := range r.Roles {
+			for _, known := range []string{Anonymous, Authenticated} {
+				if role != known && distance(strings.ToLower(role), known) <= 2 {
+					return fmt.Errorf("rule %d has the role %.40q: write %s, if that is meant, or another name", i+1, role, known)
+				}
+			}
+		}
 		for _, pattern := range r.Channels {
 			if err := CheckPattern(pattern); err != nil {
 				return fmt.Errorf("rule %d: %w", i+1, err)
@@ -88,6 +95,27 @@ func (rules Rules) Check() error {
 		}
 	}
 	return nil
+}
+
+// distance is how many bytes must be put in, left out or exchanged to make b of a.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1) // from what of a was seen to each beginning of b
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			exchanged := diagonal
+			if a[i] != b[j] {
+				exchanged++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(exchanged, diagonal+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
 }
 
 // CheckPattern returns nil if p can be a rule's or a token's: a channel's name or

@@ -177,6 +177,8 @@ func TestRulesThatCannotBeMeant(t *testing.T) {
 		"no roles":        func(r *auth.Rule) { r.Roles = nil },
 		"allows nothing":  func(r *auth.Rule) { r.Allow = nil },
 		"without a name":  func(r *auth.Rule) { r.Roles = []string{""} },
+		"write authentic": func(r *auth.Rule) { r.Roles = []string{"editor", "Autenticated"} },
+		"write anonymous": func(r *auth.Rule) { r.Roles = []string{"anonymus"} },
 		"what is no righ": func(r *auth.Rule) { r.Allow = []auth.Right{9} },
 		"is no pattern":   func(r *auth.Rule) { r.Channels = []string{"a", "**/b"} },
 		"part of a segm":  func(r *auth.Rule) { r.Channels = []string{"inbox-$sub"} },
@@ -185,6 +187,11 @@ func TestRulesThatCannotBeMeant(t *testing.T) {
 		change(&bad)
 		if err := (auth.Rules{good, bad}).Check(); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "rule 2") {
 			t.Errorf("%v, want %q of rule 2", err, want)
+		}
+	}
+	for _, role := range []string{auth.Anonymous, auth.Authenticated, auth.Admin, "a", "anon", "authority", "员工"} {
+		if err := (auth.Rules{{Channels: []string{"a"}, Roles: []string{role}, Allow: auth.Rights}}).Check(); err != nil {
+			t.Errorf("the role %q: %v", role, err)
 		}
 	}
 	for _, right := range auth.Rights {

@@ -74,7 +74,7 @@ func (c *Client) introduce(ctx context.Context, conn *websocket.Conn) (*protocol
 	token := c.token
 	c.mu.Unlock()
 	if token == "" {
-		return nil, &loss{err: &Error{Code: "unauthenticated", Message: "the server wants to know who this is: give the client an Options.Token"}, who: true}
+		return nil, &loss{err: &Error{Code: "unauthenticated", Message: "the server wants to know who this is, and the client has no token"}, who: true}
 	}
 	command := protocol.Command{Type: protocol.Auth, ID: "auth", Token: token}
 	if err := conn.Write(ctx, websocket.Text, command.Append(nil)); err != nil {

@@ -98,6 +98,9 @@ func TestBadAuth(t *testing.T) {
 	for _, c := range []struct{ content, want string }{
 		{"auth: {}", "f.yaml:1:7: nobody is said who is asked who clients are: add jwt, keys or webhook"},
 		{"auth: yes", "f.yaml:1:7: auth is a list of lines"},
+		{"auth:\n", "f.yaml:1:7: auth says nothing: what belongs to it stands on lines below it, which are indented more; there are cookie, jwt"},
+		{"auth:\n  jwt:\n  timeout: 3s", "f.yaml:2:7: auth.jwt says nothing: what belongs to it stands on lines below it"},
+		{"auth: {webhook: http://localhost}", "f.yaml:1:17: auth.webhook is a list of lines, each a name, a colon and a value; there are cache, "},
 		{"auth: {cookie: a}", "f.yaml:1:7: nobody is said who is asked"},
 		{"auth: {jwt: {issuer: a}}", "f.yaml:1:13: jwt has no keys: add a list of them"},
 		{"auth: {jwts: 1}", `f.yaml:1:8: there is no setting "jwts" here; there are cookie, jwt, keys, rules, timeout, webhook`},
@@ -125,6 +128,7 @@ func TestBadAuth(t *testing.T) {
 		{hook("{url: 'https://a.example', insecure: maybe}"), `insecure is "maybe": it must be true or false`},
 		{rule("{roles: a, allow: publish}"), "f.yaml:6:7: this rule says no channels: name patterns, such as chat/**"},
 		{rule("{channels: a, allow: publish}"), "f.yaml:6:7: this rule says no roles"},
+		{rule("{channels: a, roles: anonymus, allow: publish}"), `f.yaml:6:7: this rule has the role "anonymus": write anonymous`},
 		{rule("{channels: a, roles: a}"), "f.yaml:6:7: this rule allows nothing"},
 		{rule("{channels: a, roles: a, allow: [publish, write]}"), `f.yaml:6:48: allow is "write": "write" is no right; there are publish, subscribe, presence and history`},
 		{rule("{channels: [a, '**/b'], roles: a, allow: publish}"), `f.yaml:6:22: channels is "**/b": "**/b" is no pattern`},

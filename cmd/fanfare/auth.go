@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"reflect"
@@ -82,7 +83,10 @@ func (a *authSettings) resolve() error {
 		a.jwt.JWKS = []string{a.jwks}
 	}
 	if a.keys != "" {
-		if _, err := auth.ReadKeys(a.keys); err != nil {
+		switch _, err := auth.ReadKeys(a.keys); {
+		case errors.Is(err, fs.ErrNotExist):
+			return usage(fmt.Errorf("there is no file of keys %s: fanfare token --subject ci --file %[1]s makes one", a.keys))
+		case err != nil:
 			return usage(mistakes(strings.Split(err.Error(), "\n")))
 		}
 	}
@@ -152,6 +156,9 @@ func (a *authSettings) ask(log *slog.Logger) (*asker, error) {
 		keys, err := auth.OpenKeys(a.keys, log)
 		if err != nil {
 			return nil, err
+		}
+		if len(keys.IDs()) == 0 {
+			log.Warn("there is no key in the file yet, so nobody can come in with one: fanfare token makes them", "file", a.keys)
 		}
 		asks.keys, asks.chain, asks.all = keys, append(asks.chain, keys), append(asks.all, keys)
 	}

@@ -130,19 +130,28 @@ func (f *file) parse(content []byte, setters map[string]func(ast.Node)) {
 // mapping has each entry of a mapping set by its setter.
 func (f *file) mapping(n ast.Node, what string, setters map[string]func(ast.Node)) {
 	m, ok := n.(*ast.MappingNode)
-	if !ok {
-		f.refuse(n.GetToken(), "%s is a list of lines such as history: 1000", what)
+	switch {
+	case !ok && n.Type() == ast.NullType:
+		f.refuse(n.GetToken(), "%s says nothing: what belongs to it stands on lines below it, which are indented more; there are %s", what, names(setters))
+		return
+	case !ok:
+		f.refuse(n.GetToken(), "%s is a list of lines, each a name, a colon and a value; there are %s", what, names(setters))
 		return
 	}
 	for _, entry := range m.Values {
 		key := entry.Key.GetToken()
 		set := setters[key.Value]
 		if set == nil {
-			f.refuse(key, "there is no setting %.40q here; there are %s", key.Value, strings.Join(slices.Sorted(maps.Keys(setters)), ", "))
+			f.refuse(key, "there is no setting %.40q here; there are %s", key.Value, names(setters))
 			continue
 		}
 		set(entry.Value)
 	}
+}
+
+// names are those of settings.
+func names(setters map[string]func(ast.Node)) string {
+	return strings.Join(slices.Sorted(maps.Keys(setters)), ", ")
 }
 
 // flag sets a flag, one that can be repeated from a list too.

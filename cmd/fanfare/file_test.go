@@ -231,7 +231,7 @@ func TestBadFiles(t *testing.T) {
 		{"a: 1\n b: 2", "f.yaml:1:4: "},
 		{"history: \"1", "f.yaml:1:10: "},
 		{"history: 1\n---\nhistory: 2", "f.yaml:2:1: a second document begins here"},
-		{"- history", "f.yaml:1:1: a configuration file is a list of lines such as history: 1000"},
+		{"- history", "f.yaml:1:1: a configuration file is a list of lines, each a name, a colon and a value; there are acme-cache, "},
 		{"history", "f.yaml:1:1: a configuration file is a list of lines"},
 		{"channels: 3", "f.yaml:1:11: channels is a list, each of whose entries begins as in - pattern: chat/**"},
 		{"channels:\n  - chat", "f.yaml:2:5: an entry of channels is a list of lines"},

@@ -39,7 +39,7 @@ func streams() *http.HTTP2Config {
 // secure reports whether the server speaks TLS.
 func (s *settings) secure() bool { return s.tlsCert != "" || len(s.acmeDomains) > 0 }
 
-// checkTLS returns an error unless the settings for TLS make sense together.
+// checkTLS returns an error unless the settings for TLS and for proxies make sense together.
 func (s *settings) checkTLS() error {
 	switch {
 	case s.tlsCert == "" && s.tlsKey != "":
@@ -52,6 +52,8 @@ func (s *settings) checkTLS() error {
 		return usage(errors.New("--http-redirect leads to https, which needs --tls-cert or --acme-domain"))
 	case s.hsts > 0 && !s.secure() && !s.behindProxy:
 		return usage(errors.New("--hsts is for https, which needs --tls-cert or --acme-domain, or a proxy that does it (--behind-proxy)"))
+	case s.proxyProtocol && len(s.proxies) == 0 && !strings.HasPrefix(s.listen, "unix:"):
+		return usage(errors.New("--proxy-protocol is spoken by trusted proxies alone, and none is named: add --trusted-proxy with its address"))
 	}
 	return nil
 }

@@ -543,6 +543,7 @@ func TestTLSSettings(t *testing.T) {
 		"--tls-cert c --acme-domain a.example.com":         "give one of them",
 		"--acme-email a@b.example":                         "need --acme-domain",
 		"--http-redirect :0":                               "needs --tls-cert",
+		"--proxy-protocol":                                 "--proxy-protocol is spoken by trusted proxies alone, and none is named: add --trusted-proxy",
 		"--hsts 1h":                                        "--hsts is for https",
 		"--acme-domain 192.0.2.1":                          "it is an address",
 		"--acme-domain *.example.com":                      "proof by DNS",

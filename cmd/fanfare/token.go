@@ -81,7 +81,7 @@ func advice(code string) string {
 	case "bad_token", "token_expired", "token_not_yet", "token_revoked", "revoked":
 		return "; another token may do (FANFARE_TOKEN, --token-file or --token)"
 	case "forbidden":
-		return "; it is known who you are, and that is not granted: a token with more rights may do"
+		return "; a token with more rights may do"
 	}
 	return ""
 }

@@ -138,7 +138,7 @@ func TestTheTokenEnds(t *testing.T) {
 	for say, want := range map[string]string{
 		`{"type":"bye","code":"token_expired","message":"the token has expired"}`: "the token has expired; another token may do",
 		`{"type":"bye","code":"revoked","message":"you were let go"}`:             "you were let go; another token may do",
-		`{"type":"bye","code":"forbidden","message":"no more"}`:                   "no more; it is known who you are",
+		`{"type":"bye","code":"forbidden","message":"no more"}`:                   "no more; a token with more rights may do",
 	} {
 		at := doorman(t, say, "t")
 		for _, args := range [][]string{{"connect", at + "/x"}, {"subscribe", at + "/x"}, {"publish", at + "/x", "hello"}} {
@@ -146,7 +146,7 @@ func TestTheTokenEnds(t *testing.T) {
 		}
 	}
 	// As it is for who speaks plain.
-	for code, want := range map[int]string{4401: "say who you are with a token", 4403: "it is known who you are"} {
+	for code, want := range map[int]string{4401: "say who you are with a token", 4403: "a token with more rights may do"} {
 		var came atomic.Pointer[string]
 		at := elsewhere(t, func(w http.ResponseWriter, r *http.Request) {
 			token := r.Header.Get("Authorization")
