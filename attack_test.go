@@ -296,6 +296,9 @@ type attack struct {
 	name  string
 	foes  int // at once; half of them are members, the others are not known
 	crowd int // the same in a full attack; 0: as many
+	// wire says that much of it falls to the transport. What does not is tried over
+	// the best one there is alone, but for full attacks.
+	wire bool
 	// members says that strangers cannot even begin with it.
 	members bool
 	// lasts says that a round goes on as long as the siege does.

@@ -91,7 +91,7 @@ func TestBreaches(t *testing.T) {
 // Fragments without end, tiny or empty, are ended within 16,384 of them, and
 // what is held for them is no more than twice the limit.
 func TestEndlessFragments(t *testing.T) {
-	s := perform(t, fanfare.Config{})
+	s := perform(t, fanfare.Config{Limits: fanfare.Limits{Messages: -1}})
 	for _, payload := range []string{"x", ""} {
 		p := s.join("/")
 		var wg sync.WaitGroup
@@ -119,7 +119,7 @@ func TestEndlessFragments(t *testing.T) {
 // pong, so it may take hours until there is no room for more (that one who takes
 // nothing is cut then, TestStuckPeer shows).
 func TestPingFlood(t *testing.T) {
-	s := perform(t, fanfare.Config{WriteTimeout: 300 * time.Millisecond})
+	s := perform(t, fanfare.Config{WriteTimeout: 300 * time.Millisecond, Limits: fanfare.Limits{Messages: -1}})
 	honest := s.join("/")
 	var before, after runtime.MemStats
 	runtime.GC()
