@@ -64,7 +64,7 @@ func (b builder) build(ctx context.Context) (servers []server, missing []string,
 		return nil, nil, err
 	}
 	servers = append(servers, server{name: ours, title: "**Fanfare**", command: func(port int) []string {
-		return []string{fanfare, "serve", "--log-level", "warn", "--listen", fmt.Sprintf("127.0.0.1:%d", port)}
+		return []string{fanfare, "serve", "--log-level", "warn", "--limit-messages", "none", "--limit-bytes", "none", "--listen", fmt.Sprintf("127.0.0.1:%d", port)}
 	}})
 
 	for _, peer := range []struct{ name, module string }{
