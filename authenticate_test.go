@@ -558,6 +558,7 @@ func TestRevokeWhoComesFromTheFuture(t *testing.T) {
 	ahead := register{"ahead": {Subject: "alice", Issued: time.Now().Add(time.Hour)}}
 	s := perform(t, guarded(func(c *fanfare.Config) { c.Auth.Authenticator = ahead }))
 	p := s.join("/chat/x", bearer("ahead"))
+	eventually(t, "she is here", func() bool { return s.Stats().Sessions == 1 })
 	if n, err := s.Revoke(t.Context(), fanfare.Revocation{Subject: "alice"}); n != 1 || err != nil {
 		t.Errorf("closed %d, %v", n, err)
 	}

@@ -33,7 +33,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // ours runs a Fanfare server and returns its URL.
 func ours(t *testing.T, serve func(http.Handler) *httptest.Server) *url.URL {
 	t.Helper()
-	server, err := fanfare.New(fanfare.Config{Logger: slog.New(slog.DiscardHandler)})
+	server, err := fanfare.New(fanfare.Config{Logger: slog.New(slog.DiscardHandler), Limits: fanfare.Limits{Messages: -1, Bytes: -1}})
 	if err != nil {
 		t.Fatal(err)
 	}
