@@ -67,6 +67,8 @@ process id of a server on this machine, CPU and memory of the server are shown
 too (Linux). When the load generator was the limit and not the server, the
 table says so: give the server cores of its own (taskset), or measure from
 another machine. A source address has some 28000 ports; --sources has more.
+Fanfare hears 10000 messages a second from one connection: to find out how many
+more it could, start it with "fanfare serve --limit-messages none".
 
 Ctrl-C ends early and prints what was measured. The exit code is 1 when
 messages were lost, doubled, out of order or not taken, connections failed, or
