@@ -1,9 +1,12 @@
 package fanfare_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"net"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -113,4 +116,58 @@ func TestRightsComeAndGo(t *testing.T) {
 	wants(t, v.event(), "error", "2", "forbidden")
 	go answering()
 	wants(t, v.ask(`{"type":"subscribe","id":"3","channel":"chat/slow"}`), "ok", "3", "")
+}
+
+// Who takes what is written a little at a time is put out as soon as others: a
+// stranger who does not say who he is, and a reader whose access was revoked.
+func TestTricklersArePutOut(t *testing.T) {
+	bothTransports(t, func(t *testing.T) {
+		for name, head := range map[string]string{
+			"stranger": upgrade("x", "/chat/x", askV1),
+			"listener": "GET /chat/x HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n" + bearer("alice-token") + "\r\n\r\n",
+		} {
+			t.Run(name, func(t *testing.T) {
+				s := perform(t, guarded(func(c *fanfare.Config) {
+					c.Auth.Timeout, c.CloseTimeout, c.Limits.Messages = time.Second, time.Second, -1
+					c.MaxLag = 16 << 20
+				}))
+				conn, err := net.Dial("tcp", s.addr())
+				if err != nil {
+					t.Fatal(err)
+				}
+				var busy sync.WaitGroup
+				defer busy.Wait()
+				defer conn.Close()
+				conn.(*net.TCPConn).SetReadBuffer(2 << 10)
+				fmt.Fprint(conn, head)
+				eventually(t, "he is there", func() bool { return s.Stats().Sessions == 1 })
+				if name == "stranger" {
+					busy.Go(func() { // more answers than the system has room for
+						flood := bytes.Repeat(masked(frame.Text, true, `{"type":"ping"}`), 1000)
+						for err := error(nil); err == nil; _, err = conn.Write(flood) {
+						}
+					})
+				} else {
+					for range 100 {
+						s.publishes("chat/x", strings.Repeat("x", 100<<10))
+					}
+					if _, err := s.Revoke(t.Context(), fanfare.Revocation{Subject: "alice"}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				busy.Go(func() {
+					for b, err := make([]byte, 512), error(nil); err == nil; _, err = conn.Read(b) {
+						time.Sleep(20 * time.Millisecond)
+					}
+				})
+				began := time.Now()
+				for s.Stats().Sessions > 0 && time.Since(began) < patience {
+					time.Sleep(10 * time.Millisecond)
+				}
+				if took := time.Since(began); took > patience/2 {
+					t.Errorf("he was there for %v", took)
+				}
+			})
+		}
+	})
 }

@@ -86,6 +86,7 @@ type listener struct {
 	ticks   int32        // since something was said; once we end, since then
 	beat    bool         // a heartbeat is due
 	over    bool         // bye was said
+	out     bool         // it was expelled
 
 	dialect *dialect                // static
 	server  *Server                 // static
@@ -147,7 +148,7 @@ func (l *listener) revoke() bool {
 // expel ends it at once: nothing more is told but why. The caller holds mu.
 func (l *listener) expel(d *disconnect) {
 	l.end(d, Position{})
-	l.goal = Position{}
+	l.goal, l.out = Position{}, true
 	l.sub.cursor.LetGo()
 }
 
@@ -249,6 +250,8 @@ func (l *listener) Tick() {
 		l.expel(expired)
 	}
 	switch l.ticks++; {
+	case l.out && l.ticks > int32(t.farewell): // also one who takes what was written before a byte at a time
+		l.conn.End(l.closing)
 	case l.closing != nil && l.ticks > int32(t.close):
 		l.goal = Position{} // it has been waited for
 		l.conn.Wake()

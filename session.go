@@ -315,9 +315,17 @@ func (s *session) reconsider() {
 // become has the session go on as somebody who said who he is. It returns the place
 // where the URL's channel is read from now on; its channel is nil if nothing changed about that.
 func (s *session) become(who *speaker) (place, error) {
+	// Whoever revokes from now on finds it as who it is.
+	leave := s.server.revoked.enter()
+	if s.server.revoked.hit(who.id) {
+		leave()
+		s.refuse(revoked)
+		return place{}, errRevokedToken
+	}
 	s.mu.Lock()
 	set := who.unread
 	s.who.Store(who)
+	leave()
 	s.asked = false
 	s.talk.dismiss(s)
 	s.mu.Unlock()
@@ -361,9 +369,6 @@ func (s *session) authenticate(token string) (at place, err error) {
 	}
 	// What happened since it was asked who it is counts for it too.
 	s.reconsider()
-	if s.server.revoked.has(who.id) {
-		s.revoke()
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -592,7 +597,7 @@ func (s *session) Tick() {
 		}
 		switch c.lingering++; {
 		case c.lingering <= patience:
-		case s.closeSent:
+		case s.closeSent, s.out: // also one who takes what was written before a byte at a time
 			s.conn.End(c.disconnect)
 		case c.flush:
 			c.flush = false

@@ -601,6 +601,11 @@ func (v *v1) request(s *session, cmd *protocol.Command, weight int32) {
 		return
 	}
 	s.mu.Lock()
+	if s.out {
+		s.mu.Unlock()
+		v.answer(s, cmd, weight, nil, errRevokedToken)
+		return
+	}
 	s.unanswered += requestWeight
 	if v.life == nil {
 		v.life = new(life)
