@@ -43,6 +43,12 @@
 // resumes from a position gets every message after it exactly once, or is told
 // that some are gone. No publisher waits for a reader, and no reader for another.
 //
+// # Who may do what
+//
+// With [Config.Auth] an [auth.Authenticator], the program's own or one of package auth, says who a client is, and rules
+// what it may do, on every face; without, nobody is asked. [Server.Revoke] ends somebody's
+// access, [Server.Reload] brings other rules, and [Server.Admin] has the operators' pages, for an address of their own.
+//
 // # Two ways to hurt yourself
 //
 // [http.Server.Shutdown] does not know of connections that became WebSockets or live readers:

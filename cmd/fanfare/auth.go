@@ -86,6 +86,8 @@ func (a *authSettings) resolve() error {
 		switch _, err := auth.ReadKeys(a.keys); {
 		case errors.Is(err, fs.ErrNotExist):
 			return usage(fmt.Errorf("there is no file of keys %s: fanfare token --subject ci --file %[1]s makes one", a.keys))
+		case errors.As(err, new(*fs.PathError)):
+			return usage(fmt.Errorf("--auth-keys: %w", err))
 		case err != nil:
 			return usage(mistakes(strings.Split(err.Error(), "\n")))
 		}
