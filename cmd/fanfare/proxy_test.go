@@ -137,6 +137,30 @@ func TestProxiesOnlyAsConfigured(t *testing.T) {
 	}
 }
 
+// A proxy that was not told to say for whom it comes is turned away, and the log says so.
+func TestProxyWithoutHeader(t *testing.T) {
+	ctx, end := context.WithCancel(context.Background())
+	p := perform(t, "serve", func(std stdio) int {
+		s := defaultSettings()
+		s.listen, s.proxyProtocol, s.proxies = "127.0.0.1:0", true, []string{"127.0.0.1"}
+		return exitCode((&service{given: s, std: std}).serveUntil(ctx, serveTimeouts()))
+	})
+	p.says("fanfare: ready, open ")
+	_, rest, _ := strings.Cut(p.errs.String(), "fanfare: ready, open http://")
+	at, _, _ := strings.Cut(rest, "/\n")
+	for range 3 {
+		if _, _, status := asks(t, "tcp", at, "GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n"); status != 0 && status != http.StatusBadRequest {
+			t.Errorf("it is answered %d", status)
+		}
+	}
+	p.says("a trusted proxy sends no PROXY header")
+	end()
+	p.ends(exitFine)
+	if n := strings.Count(p.errs.String(), "sends no PROXY header"); n != 1 {
+		t.Errorf("that is said %d times", n)
+	}
+}
+
 // One that says nothing is cut off.
 func TestProxyHeaderTimeout(t *testing.T) {
 	_, at := behind(t, func(s *settings) {

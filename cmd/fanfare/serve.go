@@ -306,7 +306,7 @@ func (s *service) serveUntil(interrupted context.Context, t timeouts) error {
 	server := newHTTPServer(handler, s.log, t)
 	server.MaxHeaderBytes = int(now.maxHeader)
 	if now.proxyProtocol {
-		listener = behindProxies(listener, func() []netip.Prefix { return s.now.Load().networks() }, t.header)
+		listener = behindProxies(listener, func() []netip.Prefix { return s.now.Load().networks() }, t.header, s.log)
 	}
 	guarded := descriptors.NewListener(listener, server, s.log)
 	if limit := descriptors.Limit(); limit > 0 {
