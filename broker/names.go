@@ -43,7 +43,7 @@ func broken(name string) error {
 		case "":
 			return errors.New("two slashes follow each other, or it begins or ends with one")
 		case ".", "..":
-			return errors.New("a segment is . or ..")
+			return errors.New("a segment is a dot, or two")
 		}
 	}
 	return nil
