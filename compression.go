@@ -104,7 +104,7 @@ func newRules(limit int64) frameRules {
 
 // rules are those of the moment.
 func (s *session) rules() *frame.Rules {
-	r := s.talk.rules(s.server)
+	r := s.talk().rules(s.server)
 	if s.who.Load().waits {
 		r = &pendingRules
 	}

@@ -122,11 +122,8 @@ func (s *Server) serveWebSocket(w http.ResponseWriter, r *http.Request, channel 
 	sess.conn, sess.guest = conn, guest
 	if subprotocol == protocol.Subprotocol {
 		sess.begin(at)
-	} else {
-		sess.talk = plain{}
-		if at.channel != nil {
-			s.attach(&sess.sub, at, conn.Loop(), sess)
-		}
+	} else if at.channel != nil {
+		s.attach(&sess.sub, at, conn.Loop(), sess)
 	}
 	s.enter(sess, sess.id, conn)
 }

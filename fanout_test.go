@@ -71,7 +71,6 @@ func readers(t testing.TB, srv *Server, loop *turns, channel string, v1 bool, n 
 		if v1 {
 			d.session.begin(at)
 		} else {
-			d.session.talk = plain{}
 			srv.attach(&d.session.sub, at, loop, d.session)
 		}
 		desks[i] = d

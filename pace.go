@@ -167,7 +167,7 @@ func (s *session) freeze(p *pace, now time.Time, what limited, wait time.Duratio
 	}
 	if now.Sub(p.told) > tellEvery {
 		p.told = now
-		s.notice(s.talk.warn(s.tooFast(what, wait)))
+		s.notice(s.talk().warn(s.tooFast(what, wait)))
 	}
 }
 

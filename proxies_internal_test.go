@@ -62,7 +62,7 @@ func TestClientAddress(t *testing.T) {
 // machine's own.
 func TestBounds(t *testing.T) {
 	b := (&Config{}).bounds()
-	if b.handshakes.Second != 100 || b.handshakes.Burst != 500 || b.connections != 1000 || b.messages.Second != 10_000 || b.bytes.Burst != 32<<20 || b.channelName != 255 || b.channelSegments != 32 {
+	if b.handshakes.Second != 100 || b.handshakes.Burst != 500 || b.connections != 1000 || b.messages.Second != 5_000 || b.bytes.Burst != 32<<20 || b.channelName != 255 || b.channelSegments != 32 {
 		t.Errorf("%+v", b)
 	}
 	if !b.ownHandshakes.None() || b.ownConnections != 0 || !b.ownMessages.None() || !b.ownBytes.None() || !b.subjectMessages.None() || b.channels {

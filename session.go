@@ -43,21 +43,28 @@ type session struct {
 	beat       bool   // a heartbeat of the conversation's is due
 	paused     bool   // nothing is read for now
 	out        bool   // nothing is taken from the client any more, nor told to it but why
-	asked      bool   // for another token
 	strikes    uint8  // bad tokens shown
 	closeSent  bool
 	closeSeen  bool  // the client closed, or broke the protocol: nothing is expected of it any more
 	gone       bool  // Gone was called
 	bits       uint8 // static: the client's window, to which messages are compressed; 0: they are not
 
-	talk     conversation // static
+	v1       *v1          // static; nil: it speaks plain
 	sub      subscription // of the plain conversation; of it, only the cursor
 	incoming *incoming    // a message under way; nil: none. Written by Receive under mu, so Receive may read it without
 
 	server *Server                 // static
 	who    atomic.Pointer[speaker] // replaced under mu
-	guest  *guest                  // as it counts against limits
+	guest  *guest                  // as it counts against limits; as it is once gone
 	id     uint64                  // static: see Server.newID
+}
+
+// talk is the session's conversation.
+func (s *session) talk() conversation {
+	if s.v1 == nil {
+		return plain{}
+	}
+	return s.v1
 }
 
 // A conversation is what a session and its client say to one another: [plain],
@@ -269,7 +276,7 @@ func (s *session) disconnect(d *disconnect, flush bool) {
 	}
 	s.closing = &closing{disconnect: d, flush: flush}
 	if flush {
-		s.talk.each(s, func(sub *subscription, _ subscriber) {
+		s.talk().each(s, func(sub *subscription, _ subscriber) {
 			s.closing.goals = append(s.closing.goals, goal{sub, sub.audience.channel.feed.Position()})
 		})
 	}
@@ -280,7 +287,7 @@ func (s *session) disconnect(d *disconnect, flush bool) {
 // to it but why. The caller holds mu.
 func (s *session) expel(d *disconnect) {
 	s.out = true
-	s.talk.each(s, func(sub *subscription, _ subscriber) { sub.cursor.LetGo() })
+	s.talk().each(s, func(sub *subscription, _ subscriber) { sub.cursor.LetGo() })
 	if s.asides != nil {
 		s.asides.notices, s.asides.parked = nil, nil
 	}
@@ -308,7 +315,7 @@ func (s *session) reconsider() {
 	who := s.who.Load()
 	if now := s.server.current(who); now != who && !who.waits && !s.out {
 		s.who.Store(now)
-		s.talk.dismiss(s)
+		s.talk().dismiss(s)
 	}
 }
 
@@ -326,8 +333,7 @@ func (s *session) become(who *speaker) (place, error) {
 	set := who.unread
 	s.who.Store(who)
 	leave()
-	s.asked = false
-	s.talk.dismiss(s)
+	s.talk().dismiss(s)
 	s.mu.Unlock()
 	if set == nil {
 		return place{}, nil
@@ -380,7 +386,7 @@ func (s *session) authenticate(token string) (at place, err error) {
 		now := *s.who.Load()
 		now.unread = nil
 		s.who.Store(&now)
-		s.talk.readHome(s, at)
+		s.talk().readHome(s, at)
 	}
 	return at, nil
 }
@@ -388,7 +394,7 @@ func (s *session) authenticate(token string) (at place, err error) {
 // reads reports whether the session has a subscription to a channel. The caller
 // holds mu.
 func (s *session) reads(c *channel) (does bool) {
-	s.talk.each(s, func(sub *subscription, _ subscriber) { does = does || sub.audience.channel == c })
+	s.talk().each(s, func(sub *subscription, _ subscriber) { does = does || sub.audience.channel == c })
 	return does
 }
 
@@ -426,7 +432,7 @@ func (s *session) publish(m *Message, done func(Position, error)) {
 			return
 		}
 	}
-	s.server.publish(m, s.talk.face(), done)
+	s.server.publish(m, s.talk().face(), done)
 }
 
 // goAway tells the client that we shut down.
@@ -443,7 +449,7 @@ func (s *session) flushing() bool {
 }
 
 // face implements [client].
-func (s *session) face() face { return s.talk.face() }
+func (s *session) face() face { return s.talk().face() }
 
 // reading implements [subscriber].
 func (s *session) reading() *subscription { return &s.sub }
@@ -496,8 +502,8 @@ func (s *session) next() ([]byte, transport.Then) {
 		}
 	}
 	if s.closing == nil || s.flushing() {
-		if b := s.talk.read(s); b != nil {
-			if s.closing == nil && !s.talk.pending(s) {
+		if b := s.talk().read(s); b != nil {
+			if s.closing == nil && !s.talk().pending(s) {
 				return b, transport.Wait
 			}
 			return b, transport.More
@@ -526,11 +532,11 @@ func (s *session) control() []byte {
 	}
 	if s.ping {
 		s.ping = false
-		return frame.Append(nil, frame.Ping, s.talk.ping(s))
+		return frame.Append(nil, frame.Ping, s.talk().ping(s))
 	}
 	if s.beat {
 		s.beat = false
-		return s.talk.heartbeat()
+		return s.talk().heartbeat()
 	}
 	if a := s.asides; a != nil && len(a.notices) > 0 {
 		b := a.notices
@@ -561,7 +567,7 @@ func (s *session) take(sub *subscription, as face) ([]byte, feed.Gap) {
 // closeFrame returns our close frame, and notes that it was said.
 func (s *session) closeFrame() []byte {
 	s.closeSent, s.closing.lingering = true, 0
-	return frame.Append(s.talk.bye(s.closing.disconnect), frame.Close, frame.AppendClose(nil, s.closing.code, s.closing.reason))
+	return frame.Append(s.talk().bye(s.closing.disconnect), frame.Close, frame.AppendClose(nil, s.closing.code, s.closing.reason))
 }
 
 // LastWords implements [transport.Session].
@@ -620,7 +626,7 @@ func (s *session) Tick() {
 		}
 	}
 	s.watchClock()
-	if s.mute++; s.mute >= int32(t.heartbeat) && s.closing == nil && !s.beat && s.talk.heartbeat() != nil {
+	if s.mute++; s.mute >= int32(t.heartbeat) && s.closing == nil && !s.beat && s.talk().heartbeat() != nil {
 		s.beat = true
 		s.conn.Wake()
 	}
@@ -641,9 +647,11 @@ func (s *session) watchClock() {
 	}
 	switch now := time.Now(); {
 	case now.Before(who.until):
-		if !s.asked && !who.renew.IsZero() && now.After(who.renew) {
-			s.asked = true
-			s.notice(s.talk.renew(who))
+		if !who.renew.IsZero() && now.After(who.renew) {
+			asked := *who
+			asked.renew = time.Time{} // once is enough
+			s.who.Store(&asked)
+			s.notice(s.talk().renew(who))
 		}
 	case who.waits:
 		s.expel(s.server.tooLate())
@@ -666,8 +674,8 @@ func (s *session) Gone(err error) {
 	s.gone, s.why = true, why
 	// A hook or a broker that has not answered keeps the session a while longer,
 	// and must not keep the channel's messages with it.
-	s.talk.each(s, func(sub *subscription, _ subscriber) { sub.cursor.LetGo() })
-	s.talk.end()
+	s.talk().each(s, func(sub *subscription, _ subscriber) { sub.cursor.LetGo() })
+	s.talk().end()
 	if s.asides != nil {
 		s.asides.notices = nil
 	}
@@ -675,7 +683,7 @@ func (s *session) Gone(err error) {
 	s.goOn()
 	s.forgotten()
 	s.mu.Unlock()
-	s.talk.each(s, s.server.leave) // nobody adds one behind gone
+	s.talk().each(s, s.server.leave) // nobody adds one behind gone
 	if errors.Is(err, io.EOF) {
 		err = nil
 	}

@@ -31,7 +31,7 @@ func (s *session) said(frames int, isBinary bool, text []byte) {
 		return
 	}
 	// Until here returns nobody but Receive's goroutine parks anything.
-	if !waits && s.talk.hear(s, isBinary, text) {
+	if !waits && s.talk().hear(s, isBinary, text) {
 		return
 	}
 	s.mu.Lock()
@@ -75,7 +75,7 @@ func (s *session) parks() bool { return s.asides != nil && len(s.asides.parked) 
 
 // full reports whether nothing more may be done for now. The caller holds mu.
 func (s *session) full() bool {
-	return s.unanswered >= maxUnanswered || s.asides != nil && (len(s.asides.notices) >= maxNotices || s.broke()) || s.talk.busy()
+	return s.unanswered >= maxUnanswered || s.asides != nil && (len(s.asides.notices) >= maxNotices || s.broke()) || s.talk().busy()
 }
 
 // goOn has speak do what there is to do, and pauses or resumes the reading. It is
@@ -138,7 +138,7 @@ func (s *session) speak() {
 					continue
 				}
 			}
-			s.talk.act(s, isBinary, text)
+			s.talk().act(s, isBinary, text)
 		}
 	}
 }

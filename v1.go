@@ -413,7 +413,7 @@ func (st *stay) wake() {
 	left := st.left
 	if !left && !st.due {
 		st.due = true
-		v := s.talk.(*v1)
+		v := s.v1
 		if v.due == nil {
 			v.due = v.one[:0]
 		}
@@ -507,7 +507,7 @@ func (*v1) bye(d *disconnect) []byte {
 // begin has the session speak v1, with a subscription at a place, if there is one.
 func (s *session) begin(at place) {
 	v := new(v1)
-	s.talk = v
+	s.v1 = v
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.notice(s.welcome(at))
