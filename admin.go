@@ -41,7 +41,7 @@ func (s *Server) Admin() http.Handler {
 		switch what := strings.TrimPrefix(path, "-/"); {
 		case !handshake.KnownHost(r.Host, s.now.Load().AdminHosts):
 			s.refuse(w, &Error{Code: "bad_host", status: http.StatusMisdirectedRequest,
-				Message: fmt.Sprintf("this address answers for localhost and for addresses, and was asked for %.100q", r.Host)})
+				Message: fmt.Sprintf("this address answers for localhost and for addresses, and was asked for %.100q; where operators use that name, start it with --host (Config.AdminHosts)", r.Host)})
 		case fromElsewhere(r):
 			s.refuse(w, &Error{Code: "bad_origin", status: http.StatusForbidden, Message: "these pages are not for those of other sites"})
 		case path == "":

@@ -34,18 +34,18 @@ func (s *limitSettings) flags(flags *pflag.FlagSet) {
 	}{
 		{"limit-requests", "how many requests over HTTP an address may make a second" + elsewhere, &bound{&l.Requests, "1000"}},
 		{"limit-handshakes", "how many connections that stay an address may begin a second" + elsewhere, &bound{&l.Handshakes, "100"}},
-		{"limit-connections", "how many of them an address may have" + elsewhere, &wholeBound{&l.Connections, "1000"}},
+		{"limit-connections", "how many connections that stay an address may have" + elsewhere, &wholeBound{&l.Connections, "1000"}},
 		{"limit-messages", "how many messages a second a connection may send, or an anonymous address over HTTP", &bound{&l.Messages, "5000"}},
-		{"limit-bytes", "how many bytes a second", &byteBound{&l.Bytes, "32MiB"}},
+		{"limit-bytes", "how many bytes a second a connection may send, or an anonymous address over HTTP", &byteBound{&l.Bytes, "32MiB"}},
 		{"limit-subject-messages", "how many messages a second a subject may send, over all its connections", &bound{&l.SubjectMessages, "none"}},
-		{"limit-subject-bytes", "how many bytes a second", &byteBound{&l.SubjectBytes, "none"}},
+		{"limit-subject-bytes", "how many bytes a second a subject may send, over all its connections", &byteBound{&l.SubjectBytes, "none"}},
 		{"limit-subject-connections", "how many connections a subject may have", &wholeBound{&l.SubjectConnections, "none"}},
 		{"limit-channel-name", "the longest name of a channel in bytes, 255 at most", &wholeBound{&l.ChannelName, "255"}},
-		{"limit-channel-segments", "how many segments a name may have", &wholeBound{&l.ChannelSegments, "32"}},
+		{"limit-channel-segments", "how many segments the name of a channel may have", &wholeBound{&l.ChannelSegments, "32"}},
 	} {
 		flags.Var(f.to, f.name, f.usage)
 	}
-	flags.Var(&value[bool]{&l.DryRun, "bool", yesOrNo}, "dry-run-limits", "count and log what limits would refuse or slow down, and do neither")
+	flags.Var(&value[bool]{&l.DryRun, "bool", yesOrNo}, "dry-run-limits", "count and log what limits would refuse or slow down, and refuse and slow down nothing")
 	flags.Lookup("dry-run-limits").NoOptDefVal = "true"
 	flags.Var(&s.maxHeader, "max-header", "the largest head of a request")
 	flags.Var(&value[time.Duration]{&s.handshakeTimeout, "duration", duration}, "handshake-timeout", "how long the head of a request may take, and before it that of the PROXY protocol")

@@ -111,6 +111,7 @@ once, with exit code 1.`,
   fanfare serve --listen unix:/run/fanfare.sock    # behind a reverse proxy
   fanfare serve --listen 0.0.0.0:8765 --open       # for everyone who can reach it
   fanfare serve --listen 0.0.0.0:8765 --auth-keys keys     # for who has a key: fanfare token --help
+  fanfare serve --listen 0.0.0.0:443 --auth-keys keys --tls-cert cert.pem --tls-key key.pem
   fanfare serve --slow-readers 'tick/*=latest'     # who lags there goes on with the newest for each ?key=
   fanfare serve --history 100 --history 'chat/**=10000' --history-age 'chat/**=168h'
   fanfare serve --config fanfare.yaml              # then kill -HUP to have it read again
@@ -432,11 +433,11 @@ func listen(address string) (net.Listener, error) {
 	case err == nil:
 		return l, nil
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("%s is in use, perhaps by a fanfare that runs already: stop it, or take another port, for example --listen %s", address, freeNear(address))
+		return nil, fmt.Errorf("%s is in use, perhaps by a fanfare that runs already: stop it, or take another port, for example %s", address, freeNear(address))
 	case errors.Is(err, syscall.EACCES):
-		return nil, fmt.Errorf("you may not listen on %s: ports below 1024 are reserved; take a higher one, for example --listen 127.0.0.1:8765", address)
+		return nil, fmt.Errorf("you may not listen on %s: ports below 1024 are reserved; take a higher one, for example 127.0.0.1:8765, or give the program that right (CAP_NET_BIND_SERVICE)", address)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return nil, fmt.Errorf("%s is no address of this machine: take one that is, for example --listen 127.0.0.1:8765", address)
+		return nil, fmt.Errorf("%s is no address of this machine: take one that is, for example 127.0.0.1:8765", address)
 	case errors.As(err, &unknown):
 		return nil, badAddress(address)
 	}

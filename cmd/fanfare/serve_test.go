@@ -154,7 +154,7 @@ func TestThePortIsTaken(t *testing.T) {
 	}
 	defer l.Close()
 	p := start(t, "serve", "--listen", l.Addr().String())
-	p.ends(exitOther, l.Addr().String()+" is in use", "for example --listen 127.0.0.1:")
+	p.ends(exitOther, l.Addr().String()+" is in use", "for example 127.0.0.1:")
 }
 
 func TestOnlyLocal(t *testing.T) {

@@ -96,7 +96,7 @@ func (s *settings) flags() *pflag.FlagSet {
 	flags.Lookup("admin-open").NoOptDefVal = "true"
 	flags.Var(&list{&s.hosts, ",", checkHost}, "host", `without --open: answer for this name too, as a reverse proxy passes it on, "chat.example.com"; repeatable`)
 	flags.StringVar(&s.tlsCert, "tls-cert", s.tlsCert, "speak TLS with the certificate in this file (PEM), which has those that lead to the root behind it; read again when it changes")
-	flags.StringVar(&s.tlsKey, "tls-key", s.tlsKey, "the file of its key (PEM); default: in the same file")
+	flags.StringVar(&s.tlsKey, "tls-key", s.tlsKey, "the file of the private key for --tls-cert (PEM); default: in the same file")
 	flags.Var(&list{&s.acmeDomains, ",", checkDomain}, "acme-domain", `speak TLS with a certificate for this name that Let's Encrypt gives, "chat.example.com", and agree to its terms; repeatable`)
 	flags.StringVar(&s.acmeEmail, "acme-email", s.acmeEmail, "where the authority can reach you")
 	flags.StringVar(&s.acmeCache, "acme-cache", s.acmeCache, "directory for certificates from ACME; default: fanfare/acme among the user's caches")
@@ -216,7 +216,7 @@ var channelSettings = []channelSetting{
 		func(c *fanfare.ChannelConfig) string { return said(c.History, strconv.Itoa(max(c.History, 0))) },
 	},
 	{
-		"history-age", "how long they are kept", "chat/**=24h", "1h0m0s",
+		"history-age", "how long messages are kept", "chat/**=24h", "1h0m0s",
 		func(text string, c *fanfare.ChannelConfig) (err error) {
 			c.HistoryAge, err = duration(text)
 			return err
@@ -237,7 +237,7 @@ var channelSettings = []channelSetting{
 		func(c *fanfare.ChannelConfig) string { return said(c.SlowReaders, c.SlowReaders.String()) },
 	},
 	{
-		"max-lag", "how far it may lag before that, in bytes of messages", "tick/*=64KiB", "1MiB",
+		"max-lag", "how far a client may lag before --slow-readers counts, in bytes of messages", "tick/*=64KiB", "1MiB",
 		func(text string, c *fanfare.ChannelConfig) error { return readSize(text, &c.MaxLag) },
 		func(c *fanfare.ChannelConfig) string { return said(c.MaxLag, showSize(c.MaxLag)) },
 	},
