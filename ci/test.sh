@@ -21,10 +21,11 @@ go vet -race ./...
 # Beside other servers: each is started and measured for a moment, so that the comparison cannot rot.
 (cd bench && go vet -race ./... && go test -race -vet=off -timeout 2m ./...)
 if [ "$(go env GOOS)" = linux ]; then
-  # The server over each transport: the one of TLS and other systems first, without
-  # the tests that choose their transport by themselves or need no server. Then a minute of
-  # clients that come and go, over both side by side.
-  FANFARE_TRANSPORT=stream go test -race -vet=off -timeout 8m -skip '^Test(Churn|Readme.*|No(thingIsSkipped|MachineInTheTree)|.*Budget|OpenAPI|Dashboard|TransportByHand)$' . ./cmd/fanfare
+  # The server over each transport: the one of TLS and other systems first, without the
+  # tests that choose their transport by themselves, have TLS, or need no server. Then a
+  # minute of clients that come and go, over both side by side.
+  once='Churn|Readme.*|NothingIsSkipped|NoMachineInTheTree|.*Budget|OpenAPI|Dashboard|TransportByHand|MaliciousServers|RapidReset|StuckOverHTTP2|CertificateChanges'
+  FANFARE_TRANSPORT=stream go test -race -vet=off -timeout 8m -skip "^Test($once)$" . ./cmd/fanfare
   FANFARE_TRANSPORT=reactor go test -race -vet=off -timeout 8m -skip '^TestChurn$' ./...
   FANFARE_CHURN=1m exec go test -race -vet=off -timeout 5m -run '^TestChurn$' .
 fi
