@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -170,4 +171,60 @@ func TestTricklersArePutOut(t *testing.T) {
 			})
 		}
 	})
+}
+
+// Of a body of lines nothing more is heard when its sender's access was revoked.
+func TestRevokedAmidLines(t *testing.T) {
+	s := perform(t, guarded())
+	b := newBatch(t, http.DefaultClient, s.url("/chat/x"), bearer("alice-token"))
+	defer b.body.Close()
+	b.say("{\"data\":1}\n")
+	if o, ok := b.next(); !ok || o.Position == "" {
+		t.Fatalf("%+v", o)
+	}
+	if _, err := s.Revoke(t.Context(), fanfare.Revocation{Subject: "alice"}); err != nil {
+		t.Fatal(err)
+	}
+	b.say("{\"data\":2}\n")
+	if o, ok := b.next(); !ok || o.Error.Code != "token_revoked" {
+		t.Errorf("%+v", o)
+	}
+	if o, ok := b.next(); ok {
+		t.Errorf("and then %+v", o)
+	}
+}
+
+// Who asks for much counts as one who says much, or asking would cost him nothing
+// and us a processor.
+func TestLongAnswersCount(t *testing.T) {
+	s := perform(t, fanfare.Config{Limits: fanfare.Limits{Messages: 100}})
+	for range 50 {
+		s.publishes("chat/x", strings.Repeat("x", 1000))
+	}
+	v := s.talk("/chat/x")
+	for n := range 30 {
+		wants(t, v.ask(`{"type":"history","id":"%d","limit":1}`, n), "ok", fmt.Sprint(n), "")
+	}
+	if n := s.limited("messages"); n != 0 {
+		t.Errorf("short answers were limited %d times", n)
+	}
+	v.leave()
+	v = s.talk("/chat/x")
+	for n := range 12 {
+		v.say(fmt.Sprintf(`{"type":"history","id":"%d"}`, n))
+		for v.event().ID != fmt.Sprint(n) { // but for the news that he has to wait
+		}
+	}
+	if s.limited("messages") == 0 {
+		t.Error("long answers cost nothing")
+	}
+	if err := s.Reload(fanfare.Config{Limits: fanfare.Limits{Messages: 2}}); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // which were not too many, if they were short
+		if resp, _ := s.fetch("GET", "/chat/x", ""); resp.StatusCode == http.StatusTooManyRequests {
+			return
+		}
+	}
+	t.Error("pages over HTTP cost nothing")
 }

@@ -136,8 +136,10 @@ func (s *Server) history(ctx context.Context, channel string, since *Position, l
 // serveHistory answers with a page.
 func (s *Server) serveHistory(w http.ResponseWriter, r *http.Request, channel string, set *settings) {
 	who, r, err := s.visitor(r, set, channel)
+	var held *asker
 	if err == nil {
-		err = s.asker(r, who).may(r)
+		held = s.asker(r, who)
+		err = held.may(r)
 	}
 	if err == nil {
 		err = who.mayRead(auth.History, channel)
@@ -176,6 +178,7 @@ func (s *Server) serveHistory(w http.ResponseWriter, r *http.Request, channel st
 		body = append(body, record...)
 	}
 	body = append(body, "]}\n"...)
+	held.spend(answerCost(len(body)), 0)
 	h := w.Header()
 	jsonHeader(h)
 	h.Set("Content-Length", strconv.Itoa(len(body)))

@@ -34,7 +34,7 @@ type Limits struct {
 	Requests float64
 
 	// Messages is how many messages a client may send: commands and pings too, and
-	// pieces of messages. What comes over a connection beyond that waits, and the
+	// pieces of messages, and each 4 KiB of a page of history or another long answer. What comes over a connection beyond that waits, and the
 	// client with it: nothing is lost. The same counts for what an anonymous address
 	// asks over HTTP, where it is answered 429; lines of a body wait. Default 5,000: a
 	// program that publishes for others may need more, and a client at full speed

@@ -109,6 +109,10 @@ func (p *poster) publishAll() bool {
 			return false
 		}
 		p.who = p.server.current(p.who)
+		if err := p.server.stands(p.who); err != nil {
+			p.owe(n, 1) <- outcome{err: err}
+			return false // no line of his will be published any more
+		}
 		m, err := p.message(n, text)
 		if err == nil {
 			err = p.server.allow(p.request.Context(), m)

@@ -71,6 +71,12 @@ func (r *revocations) stands(who *speaker) error {
 	return nil
 }
 
+// stands is that of revocations.
+func (s *Server) stands(who *speaker) error {
+	defer s.revoked.enter()()
+	return s.revoked.stands(who)
+}
+
 // Revoke ends access: connections that it is about are told so, with code 4403, and
 // how many they were is returned. When it returns, nothing more is delivered to
 // them, and nothing that they say is published. The token, or those that the subject has

@@ -155,11 +155,17 @@ func (v *v1) answer(s *session, cmd *protocol.Command, weight int32, ok *protoco
 	case err != nil:
 		v.reply(s, weight, event(failure(cmd, s.server.known(err))))
 	case cmd.ID != "":
-		v.reply(s, weight, s.packed(event(ok)))
+		told := event(ok)
+		s.spend(answerCost(len(told)))
+		v.reply(s, weight, s.packed(told))
 	default:
 		v.reply(s, weight, nil)
 	}
 }
+
+// answerCost is how many messages an answer of so many bytes counts as besides what
+// asked for it: a page of history or a list of members costs as much as it is long.
+func answerCost(bytes int) int { return bytes >> 12 }
 
 func failure(cmd *protocol.Command, e *Error) *protocol.Event {
 	f := &protocol.Event{Type: protocol.ErrorEvent, ID: cmd.ID, Channel: cmd.Channel, Code: e.Code, Message: e.Message, Retry: int(e.retry.Milliseconds())}
