@@ -378,6 +378,31 @@ func TestOwnRights(t *testing.T) {
 	sink.leave()
 }
 
+// Of who says in its first message who it is the program is asked then, also about
+// the URL's channel.
+func TestHookOfFirstMessage(t *testing.T) {
+	bothTransports(t, func(t *testing.T) {
+		s := perform(t, guarded(func(c *fanfare.Config) {
+			c.Hooks.Subscribe = func(ctx context.Context, channel, name string) error {
+				if id := auth.FromContext(ctx); id == nil || id.Subject == "alice" {
+					return &fanfare.Error{Message: "not you"}
+				}
+				return nil
+			}
+		}))
+		p := s.join("/chat/x")
+		p.say(`{"type":"auth","token":"alice-token"}`)
+		if code, reason := p.closed(); code != 4403 || reason != "not you" {
+			t.Errorf("closed with %d %q", code, reason)
+		}
+		p = s.join("/chat/x")
+		p.say(`{"type":"auth","token":"bob-token"}`)
+		if got := p.said(); got != "* welcome" {
+			t.Errorf("heard %q", got)
+		}
+	})
+}
+
 // Who may only publish as nobody, and then says who it is, begins to read.
 func TestReadsOnceKnown(t *testing.T) {
 	bothTransports(t, func(t *testing.T) {

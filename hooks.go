@@ -21,7 +21,8 @@ type Hooks struct {
 	// refuses it: an [*Error] with its text, its code (without one: forbidden) and status 403,
 	// every other one as internal, and the log has it. channel may be a pattern, "chat/**", as the
 	// path of any request that reads may. Who it is says [auth.FromContext] of the request's context: nil
-	// also for one that will say so in its first message; where [Config.Auth] is set, r is as
+	// also for one that will say so in its first message, of whom then Subscribe is asked, also about
+	// this channel; where [Config.Auth] is set, r is as
 	// the Authenticator saw it: without the token. Not everybody whom it lets in comes: a HEAD
 	// asks too, and a handshake can break off.
 	Connect func(r *http.Request, channel string) error
@@ -80,6 +81,19 @@ func (h *Hooks) maySubscribe(ctx context.Context, who *speaker, channel string) 
 	case h.Subscribe == nil:
 		return nil
 	}
+	return h.subscribe(ctx, who, channel)
+}
+
+// mayReadHome is asked about the URL's channel of a client that said who it is after
+// Connect was asked about nobody.
+func (h *Hooks) mayReadHome(ctx context.Context, who *speaker) error {
+	if h.Subscribe == nil {
+		return nil
+	}
+	return h.subscribe(ctx, who, who.home)
+}
+
+func (h *Hooks) subscribe(ctx context.Context, who *speaker, channel string) (err error) {
 	defer recovered("Subscribe", &err)
 	return refusal(ctx, "Subscribe", h.Subscribe(ctx, channel, who.name))
 }

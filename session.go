@@ -342,6 +342,9 @@ func (s *session) become(who *speaker) (place, error) {
 	if err != nil || !reads {
 		return place{}, err
 	}
+	if err := s.server.cfg.Hooks.mayReadHome(who.context(s.server.life), who); err != nil {
+		return place{}, err
+	}
 	return s.server.find(s.server.life, who.home, set.since, slowness{policy: set.slow}, set.wire, &s.who)
 }
 
