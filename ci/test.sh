@@ -24,7 +24,7 @@ if [ "$(go env GOOS)" = linux ]; then
   # The server over each transport: the one of TLS and other systems first, without the
   # tests that choose their transport by themselves, have TLS, or need no server. Then a
   # minute of clients that come and go, over both side by side.
-  once='Churn|Readme.*|NothingIsSkipped|NoMachineInTheTree|.*Budget|OpenAPI|Dashboard|TransportByHand|MaliciousServers|RapidReset|StuckOverHTTP2|CertificateChanges'
+  once='Churn|Readme.*|NothingIsSkipped|NoMachineInTheTree|.*Budget|OpenAPI|Dashboard|TransportByHand|LimitedCostsLittle|MaliciousServers|RapidReset|StuckOverHTTP2|CertificateChanges'
   FANFARE_TRANSPORT=stream go test -race -vet=off -timeout 8m -skip "^Test($once)$" . ./cmd/fanfare
   FANFARE_TRANSPORT=reactor go test -race -vet=off -timeout 8m -skip '^TestChurn$' ./...
   FANFARE_CHURN=1m exec go test -race -vet=off -timeout 5m -run '^TestChurn$' .
