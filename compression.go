@@ -121,6 +121,9 @@ func (s *session) saidPacked(frames int, isBinary bool, p []byte) error {
 	s.mu.Lock()
 	s.spent(frames, 0)
 	waits, out := s.waits(), s.out
+	if out {
+		s.babble()
+	}
 	s.mu.Unlock()
 	if out {
 		return nil

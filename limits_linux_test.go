@@ -33,7 +33,6 @@ func TestLimitedCostsLittle(t *testing.T) {
 	}{
 		{"messages", pours("/hostile", frame.Text, "blah"), 1},
 		{"pings", pours("/hostile", frame.Ping, "blah"), 1},
-		{"pongs", pours("/hostile", frame.Pong, "blah"), 1},
 		{"pieces", pours("/hostile", frame.Continuation, ""), 1},
 		{"nonsense", pours("/hostile", frame.Text, `{"type":"nonsense"}`, askV1), 1},
 		{"subscribes", pours("/hostile", frame.Text, `{"type":"subscribe","id":"1","channel":"a//b"}`, askV1), 1},

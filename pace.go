@@ -54,8 +54,8 @@ func (s *session) rates() (messages, bytes, allMessages, allBytes limit.Rate) {
 // affords reports whether one more message may be heard now, and counts it. If not, it
 // will be when the session thaws. The caller holds mu, here and below.
 func (s *session) affords() bool {
-	if s.gone {
-		return true // nothing more will come
+	if s.gone || s.closing != nil && !s.out {
+		return true // not much more will come
 	}
 	p := s.pace()
 	if p.room <= 0 && !p.broke {
@@ -147,7 +147,7 @@ func (s *session) draw(p *pace, now time.Time, what limited, b **limit.Bucket, n
 
 // freeze has nothing heard for a while.
 func (s *session) freeze(p *pace, now time.Time, what limited, wait time.Duration) {
-	if wait <= 0 {
+	if wait <= 0 || s.closing != nil && !s.out {
 		return
 	}
 	if !p.broke {

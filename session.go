@@ -43,7 +43,7 @@ type session struct {
 	beat       bool   // a heartbeat of the conversation's is due
 	paused     bool   // nothing is read for now
 	out        bool   // nothing is taken from the client any more, nor told to it but why
-	strikes    uint8  // bad tokens shown
+	strikes    uint8  // bad tokens shown, and messages behind our expelling it
 	closeSent  bool
 	closeSeen  bool  // the client closed, or broke the protocol: nothing is expected of it any more
 	gone       bool  // Gone was called
@@ -280,6 +280,12 @@ func (s *session) disconnect(d *disconnect, flush bool) {
 			s.closing.goals = append(s.closing.goals, goal{sub, sub.audience.channel.feed.Position()})
 		})
 	}
+	if s.broke() && !s.out {
+		// It need not wait any more: what it said goes out before the close, and we
+		// see that it has gone.
+		s.asides.pace.broke = false
+		s.goOn()
+	}
 	s.conn.Wake()
 }
 
@@ -351,6 +357,10 @@ func (s *session) become(who *speaker) (place, error) {
 // authCost is how many messages a token counts as: a signature costs the time of
 // about so many.
 const authCost = 50
+
+// maxBabble is how many messages of an expelled client are thrown away before it is not
+// read any more.
+const maxBabble = 32
 
 // maxStrikes is how many bad tokens a client may show over one connection.
 const maxStrikes = 5

@@ -26,6 +26,9 @@ func (s *session) said(frames int, isBinary bool, text []byte) {
 	s.mu.Lock()
 	s.spent(frames, 0)
 	waits, out := s.waits() || !s.affords(), s.out
+	if out {
+		s.babble()
+	}
 	s.mu.Unlock()
 	if out {
 		return
@@ -43,6 +46,13 @@ func (s *session) said(frames int, isBinary bool, text []byte) {
 		s.park(isBinary, false, text)
 		s.goOn()
 	}
+}
+
+// babble notes that a client that was expelled goes on talking. If it does so for long, its
+// answer to our close is not waited for. The caller holds mu.
+func (s *session) babble() {
+	s.strikes = min(s.strikes, 255-1) + 1
+	s.restrain()
 }
 
 // waits reports whether what the client says must be parked. The caller holds mu.
@@ -99,7 +109,7 @@ func (s *session) parts() bool {
 // restrain has nothing read while something is parked or nothing may be
 // published, and else goes on. The caller holds mu.
 func (s *session) restrain() {
-	paused := !s.closeSeen && (s.parks() || s.speaking || s.full())
+	paused := !s.closeSeen && (s.out && s.strikes > maxBabble || s.parks() || s.speaking || s.full())
 	switch {
 	case paused && !s.paused:
 		s.conn.Pause()
