@@ -14,19 +14,27 @@ fi
 # With -race here too, vet and test share one build of every dependency;
 # and as vet has then seen it all, the tests need not vet again.
 go vet -race ./...
-# Under other people's routers, which are no dependencies of ours.
-(cd internal/mounts && go vet -race ./... && go test -race -vet=off -timeout 2m ./...)
-# With certificates from an authority of ACME.
-(cd internal/acmetest && go vet -race ./... && go test -race -vet=off -timeout 2m ./...)
-# Beside other servers: each is started and measured for a moment, so that the comparison cannot rot.
-(cd bench && go vet -race ./... && go test -race -vet=off -timeout 2m ./...)
+# What needs no choice of a transport, and the modules of their own: under other people's
+# routers, with certificates from an authority of ACME, and beside other servers, each of which is
+# started and measured for a moment, so that the comparison cannot rot.
+others() {
+  (cd internal/mounts && go vet -race ./... && go test -race -vet=off -timeout 2m ./...)
+  (cd internal/acmetest && go vet -race ./... && go test -race -vet=off -timeout 2m ./...)
+  (cd bench && go vet -race ./... && go test -race -vet=off -timeout 2m ./...)
+  go list ./... | grep -vxE 'fanfare|fanfare/cmd/fanfare' | xargs go test -race -vet=off -timeout 8m -p 1
+}
 if [ "$(go env GOOS)" = linux ]; then
   # The server over each transport: the one of TLS and other systems first, without the
-  # tests that choose their transport by themselves, have TLS, or need no server. Then a
-  # minute of clients that come and go, over both side by side.
+  # tests that choose their transport by themselves, have TLS, or need no server, and
+  # beside it the others, since mostly it waits. Then a minute of clients that come and
+  # go, over both side by side.
   once='Churn|Readme.*|NothingIsSkipped|NoMachineInTheTree|.*Budget|OpenAPI|Dashboard|TransportByHand|LimitedCostsLittle|MaliciousServers|RapidReset|StuckOverHTTP2|CertificateChanges'
-  FANFARE_TRANSPORT=stream go test -race -vet=off -timeout 8m -skip "^Test($once)$" . ./cmd/fanfare
-  FANFARE_TRANSPORT=reactor go test -race -vet=off -timeout 8m -skip '^TestChurn$' ./...
+  FANFARE_TRANSPORT=stream go test -race -vet=off -timeout 8m -skip "^Test($once)$" . ./cmd/fanfare &
+  stream=$!
+  others || { wait "$stream"; exit 1; }
+  wait "$stream"
+  FANFARE_TRANSPORT=reactor go test -race -vet=off -timeout 8m -skip '^TestChurn$' . ./cmd/fanfare
   FANFARE_CHURN=1m exec go test -race -vet=off -timeout 5m -run '^TestChurn$' .
 fi
-FANFARE_CHURN=1m exec go test -race -vet=off -timeout 15m ./...
+others
+FANFARE_CHURN=1m exec go test -race -vet=off -timeout 15m . ./cmd/fanfare

@@ -96,7 +96,8 @@ func TestShortLivedTokensUnderLoad(t *testing.T) {
 		}
 	}
 	t.Logf("%d messages, %d tokens, %d of %d connections were made anew", due, given.Load(), anew, clients)
-	if given.Load() < 2*clients || anew > clients/4 {
+	// On a busy machine some are too late; most are not.
+	if renewed := given.Load() - int64(clients+anew); renewed < given.Load()/2 {
 		t.Error("tokens were not renewed in place")
 	}
 	if due == 0 {

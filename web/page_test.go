@@ -290,7 +290,7 @@ func TestPage(t *testing.T) {
 		bob.Online()
 		alice.Until(`document.querySelector('#here span').textContent === '2 here' && document.querySelector('#hush').textContent === 'bob joined'`)
 		alice.Do(chromedp.Click(chromedp.CSS("#here")))
-		alice.Until(`[...document.querySelectorAll('#members bdi')].map(b => b.textContent).join() === 'alice,bob'`)
+		alice.Until(`[...document.querySelectorAll('#members bdi')].map(b => b.textContent).sort().join() === 'alice,bob'`)
 		bob.Run(`location.href = '/other'`)
 		alice.Until(`document.querySelector('#here span').textContent === '1 here' && document.querySelectorAll('#members li').length === 1`)
 		alice.Until(`document.querySelector('#hush').textContent === 'bob left'`)
