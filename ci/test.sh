@@ -18,9 +18,9 @@ go vet -race ./...
 # routers, with certificates from an authority of ACME, and beside other servers, each of which is
 # started and measured for a moment, so that the comparison cannot rot.
 others() {
-  (cd internal/mounts && go vet -race ./... && go test -race -vet=off -timeout 2m ./...)
-  (cd internal/acmetest && go vet -race ./... && go test -race -vet=off -timeout 2m ./...)
-  (cd bench && go vet -race ./... && go test -race -vet=off -timeout 2m ./...)
+  (cd internal/mounts && go vet -race ./... && go test -race -vet=off -timeout 2m ./...) || return
+  (cd internal/acmetest && go vet -race ./... && go test -race -vet=off -timeout 2m ./...) || return
+  (cd bench && go vet -race ./... && go test -race -vet=off -timeout 2m ./...) || return
   go list ./... | grep -vxE 'fanfare|fanfare/cmd/fanfare' | xargs go test -race -vet=off -timeout 8m -p 1
 }
 if [ "$(go env GOOS)" = linux ]; then
