@@ -21,7 +21,7 @@ others() {
   (cd internal/mounts && go vet -race ./... && go test -race -vet=off -timeout 2m ./...) || return
   (cd internal/acmetest && go vet -race ./... && go test -race -vet=off -timeout 2m ./...) || return
   (cd bench && go vet -race ./... && go test -race -vet=off -timeout 2m ./...) || return
-  go list ./... | grep -vxE 'fanfare|fanfare/cmd/fanfare' | xargs go test -race -vet=off -timeout 8m -p 1
+  go list ./... | grep -vxE 'fanfare|fanfare/cmd/fanfare' | xargs go test -race -vet=off -timeout 8m
 }
 if [ "$(go env GOOS)" = linux ]; then
   # The server over each transport: the one of TLS and other systems first, without the
